@@ -1,0 +1,266 @@
+"""The command line: `rvlr STAGE`, or `python -m rvlr STAGE`. A workflow rule, torchrun and a person run the same line.
+
+Stages import what they need when they run, so that checking a configuration does not load PyTorch.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rvlr import config, io, log
+from rvlr.errors import UserError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+config_app = typer.Typer(no_args_is_help=True, help="Check or show a configuration file.")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path, typer.Option("--config", help="Frozen section of the configuration, YAML.")]
+LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
+Seed = Annotated[int, typer.Option(help="Seed of the run.")]
+Output = Annotated[Path, typer.Option(help="What to write.")]
+
+
+@config_app.command("check")
+def check(file: Path) -> None:
+    """Validate FILE as a whole; every fault is listed with its key."""
+    found = config.load(file)
+    typer.echo(f"{file}: valid; {len(found.teachers)} teacher(s), {len(found.students)} student(s)")
+
+
+@config_app.command("show")
+def show(file: Path) -> None:
+    """Print FILE with all defaults filled in."""
+    typer.echo(config.to_yaml(config.load(file)), nl=False)
+
+
+@app.command()
+def freeze(
+    section: Annotated[str, typer.Option(help="A section of the configuration as JSON.")], output: Output
+) -> None:
+    """Write a section of the configuration as the file that one stage reads."""
+    import json
+
+    import yaml
+
+    io.write_text(output, yaml.safe_dump(json.loads(section), sort_keys=False, allow_unicode=True))
+
+
+@app.command()
+def prepare(config_file: ConfigFile, output: Output, log_file: LogFile = None) -> None:
+    """Make the splits of a data set: OUTPUT/splits, and OUTPUT/images where the images are made here."""
+    log.setup(log_file)
+    section = config.load(config_file, config.Dataset)
+    if isinstance(section, config.Shapes):
+        from rvlr.data import shapes as source
+    else:
+        from rvlr.data import custom as source
+    source.prepare(section, output)
+
+
+@app.command()
+def relevance(
+    config_file: ConfigFile,
+    split: Annotated[Path, typer.Option(help="A split, .jsonl.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Compute the ROUGE-L relevance matrix of a split."""
+    log.setup(log_file)
+    from rvlr import relevance as stage
+    from rvlr.data.records import read_split
+
+    stage.write(read_split(split), config.load(config_file, config.Relevance), output)
+
+
+@app.command()
+def initialise(
+    config_file: ConfigFile,
+    seed: Seed,
+    split: Annotated[Path, typer.Option(help="The training split, for a vocabulary.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Build the model that training starts from."""
+    log.setup(log_file)
+    from rvlr.data.records import read_split
+    from rvlr.models import build
+
+    build.initialise(config.load(config_file, config.Model), seed, read_split(split).captions, output)
+
+
+@app.command()
+def train_teacher(
+    config_file: ConfigFile,
+    seed: Seed,
+    start: Annotated[Path, typer.Option(help="Model folder to start from.")],
+    splits: Annotated[Path, typer.Option(help="Folder of the splits.")],
+    resume: Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Stage 1: train a teacher with contrast and matching."""
+    log.setup(log_file)
+    section = config.load(config_file, config.TrainedTeacher)
+    _spread(section.training.processes)
+    from rvlr.training import stage
+
+    stage.train(section, seed, stage.Paths(start, splits, None, resume, output))
+
+
+@app.command()
+def train_student(
+    config_file: ConfigFile,
+    seed: Seed,
+    start: Annotated[Path, typer.Option(help="Model folder to start from.")],
+    splits: Annotated[Path, typer.Option(help="Folder of the splits.")],
+    features: Annotated[Path, typer.Option(help="Folder of the teacher's features.")],
+    resume: Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Stage 2: train a student that also distils a teacher's features."""
+    log.setup(log_file)
+    section = config.load(config_file, config.Student)
+    _spread(section.training.processes)
+    from rvlr.training import stage
+
+    stage.train(section, seed, stage.Paths(start, splits, features, resume, output))
+
+
+@app.command()
+def extract(
+    config_file: ConfigFile,
+    split: Annotated[Path, typer.Option(help="The split to extract features of, .jsonl.")],
+    output: Output,
+    model: Annotated[Path | None, typer.Option(help="Model folder of a trained teacher.")] = None,
+    log_file: LogFile = None,
+) -> None:
+    """Store a teacher's single-modal features of a split."""
+    log.setup(log_file)
+    section = config.load(config_file, config.Teacher)
+    _spread(section.training.processes if isinstance(section, config.TrainedTeacher) else section.processes)
+    from rvlr import features
+    from rvlr.data.records import read_split
+
+    features.extract(section, model, read_split(split), output)
+
+
+@app.command()
+def evaluate(
+    config_file: ConfigFile,
+    run: Annotated[str, typer.Option(help="Name of the run in the results, such as student-rvlr.")],
+    seed: Seed,
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    split: Annotated[Path, typer.Option(help="The split to evaluate on, .jsonl.")],
+    relevance: Annotated[Path, typer.Option(help="Relevance matrix of that split, .npy.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Evaluate a model three ways; writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
+    log.setup(log_file)
+    section = config.load(config_file, config.Scoring)
+    from rvlr.evaluation import stage
+
+    stage.evaluate(section, run, seed, model, split, relevance, output)
+
+
+@app.command()
+def summarise(
+    evaluations: Annotated[list[Path], typer.Argument(help="Result files, eval/test.json of each run and seed.")],
+    csv: Annotated[Path, typer.Option(help="Every number, one row a run and protocol.")],
+    markdown: Annotated[Path, typer.Option(help="The tables for people.")],
+    text: Annotated[Path, typer.Option(help="The table for the terminal.")],
+    log_file: LogFile = None,
+) -> None:
+    """Mean and standard deviation over seeds, as tables."""
+    log.setup(log_file)
+    from rvlr.report import summary
+
+    summary.summarise(evaluations, csv, markdown)
+    io.write_text(text, summary.table(evaluations))
+
+
+@app.command()
+def plot_losses(
+    metrics: Annotated[list[Path], typer.Argument(help="metrics.jsonl of each run.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Draw the loss curves of runs, named by the folders of their metrics.jsonl."""
+    log.setup(log_file)
+    from rvlr.report import figures
+
+    figures.plot_losses({path.parent.name: path for path in metrics}, output)
+
+
+@app.command()
+def plot_three_ways(
+    evaluations: Annotated[list[Path], typer.Argument(help="Result files, eval/test.json of each run and seed.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Draw the three ways of retrieval as bars."""
+    log.setup(log_file)
+    from rvlr.report import figures
+
+    figures.plot_three_ways(evaluations, output)
+
+
+@app.command()
+def draw_sheets(
+    rankings: Annotated[Path, typer.Option(help="eval/rankings.npz of a run.")],
+    split: Annotated[Path, typer.Option(help="The split it ranks, .jsonl.")],
+    run: Annotated[str, typer.Option(help="Name of the run, for the title.")],
+    queries: Annotated[int, typer.Option(help="How many queries of each direction to show.")],
+    cross_modal: Annotated[Path, typer.Option(help="What to write: image<->text.")],
+    single_modal: Annotated[Path, typer.Option(help="What to write: image->image, text->text.")],
+    log_file: LogFile = None,
+) -> None:
+    """Draw what a run retrieves for some queries."""
+    log.setup(log_file)
+    from rvlr.data.records import read_split
+    from rvlr.report import sheets
+
+    records = read_split(split)
+    sheets.draw_cross_modal(rankings, records, queries, cross_modal, run)
+    sheets.draw_single_modal(rankings, records, queries, single_modal, run)
+
+
+def _spread(processes: int) -> None:
+    """Become torchrun if more than one process is wanted and this is not one of them yet.
+
+    The process is replaced rather than kept as a parent, so that signals reach torchrun, which passes them on.
+    """
+    if processes == 1 or "LOCAL_RANK" in os.environ:
+        return
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
+        raise UserError(f"{processes} processes need {processes} GPUs, {torch.cuda.device_count()} are visible")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    os.execv(sys.executable, [*torchrun, "-m", "rvlr", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Run the command line; faults a user can mend end with one message and exit status 1."""
+    try:
+        app()
+    except UserError as error:
+        if log.logger.handlers:
+            log.logger.error("%s", error)
+        else:
+            typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except Exception:
+        # a fault of ours: the traceback belongs in the log file too
+        if not log.logger.handlers:
+            raise
+        log.logger.exception("unexpected error")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

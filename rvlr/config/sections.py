@@ -1,0 +1,301 @@
+"""The sections of the configuration, each the input of one stage.
+
+Defaults are the published values of METHOD.md where it names one; `config/README.md` explains every key.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Triple = tuple[float, float, float]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_json(self) -> str:
+        """One line of JSON with all defaults filled in; the same settings always give the same line."""
+        return self.model_dump_json()
+
+
+# --- dataset -----------------------------------------------------------------------------------------------------
+
+
+class Shapes(Section):
+    """The embedded data set of rendered scenes, see `rvlr.data.shapes`."""
+
+    kind: Literal["shapes"] = "shapes"
+    name: Name = "shapes"
+    seed: int = 0
+    train: Positive = 1500
+    val: Positive = 200
+    test: Positive = 400
+    image_size: Annotated[int, Field(ge=32, le=512)] = 64
+    captions_per_image: Positive = 5
+    imbalance: Annotated[float, Field(ge=-1, le=1)] = 0.0
+
+
+class SplitRatio(Section):
+    """Shares of the images that go to val and test where the captions file names no splits."""
+
+    val: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(
+                f"val + test is {self.val + self.test:g}, which leaves nothing to train on; keep it below 1"
+            )
+        return self
+
+
+class Custom(Section):
+    """The user's own photographs and captions, see `rvlr.data.custom`."""
+
+    kind: Literal["custom"]
+    name: Name = "custom"
+    images: Path
+    captions: Path
+    split: SplitRatio = SplitRatio()
+
+
+Dataset = Annotated[Shapes | Custom, Field(discriminator="kind")]
+
+
+# --- models ------------------------------------------------------------------------------------------------------
+
+
+class Vision(Section):
+    """A timm backbone and how images are presented to it."""
+
+    name: str = "swin_base_patch4_window12_384"
+    weights: Literal["random", "pretrained"] | Path = "random"
+    options: dict[str, Any] = {}
+    image_size: Annotated[int, Field(ge=16)] = 384
+    mean: Triple = (0.48145466, 0.4578275, 0.40821073)
+    std: Triple = (0.26862954, 0.26130258, 0.27577711)
+    frozen: bool = False
+
+
+class BertSize(Section):
+    """Sizes of a text encoder that starts from random weights; the names are those of transformers' BertConfig."""
+
+    hidden_size: Positive = 768
+    num_attention_heads: Positive = 12
+    intermediate_size: Positive = 3072
+    hidden_dropout_prob: Fraction = 0.1
+    attention_probs_dropout_prob: Fraction = 0.1
+    max_position_embeddings: Positive = 512
+    initializer_range: Annotated[float, Field(gt=0)] = 0.02
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        return self
+
+
+class Text(Section):
+    """A BERT, cut into text layers and fusion layers."""
+
+    weights: Literal["random"] | str = "random"
+    size: BertSize | None = None
+    text_layers: Positive = 6
+    fusion_layers: Positive = 6
+    max_tokens: Annotated[int, Field(ge=4)] = 40
+    max_words: Positive = 30
+    frozen: bool = False
+
+    @model_validator(mode="after")
+    def _size_belongs_to_random(self) -> Self:
+        if (self.weights == "random") != (self.size is not None):
+            raise ValueError(
+                f"weights is {self.weights!r} and size is {'given' if self.size else 'missing'}; give a size if, and "
+                "only if, weights is 'random' (pretrained weights bring their own)"
+            )
+        if self.size and self.max_tokens > self.size.max_position_embeddings:
+            raise ValueError(
+                f"max_tokens {self.max_tokens} exceeds size.max_position_embeddings {self.size.max_position_embeddings}"
+            )
+        return self
+
+
+class Model(Section):
+    """The retrieval model: METHOD.md, table "Model"."""
+
+    vision: Vision = Vision()
+    text: Text = Text(weights="bert-base-uncased")
+    embed_dim: Positive = 256
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    relation_temperature: Annotated[float, Field(gt=0)] = 0.07
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+class RandAugment(Section):
+    """RandAugment over the operations METHOD.md names."""
+
+    operations: Annotated[int, Field(ge=1)] = 2
+    magnitude: Annotated[int, Field(ge=0, le=10)] = 7
+
+
+class Augmentation(Section):
+    """What is done to training images."""
+
+    scale: tuple[Fraction, Fraction] = (0.5, 1.0)
+    flip: bool = True
+    randaugment: RandAugment | None = RandAugment()
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"{list(value)} is not [smallest, largest] with 0 < smallest <= largest <= 1")
+        return value
+
+
+class Training(Section):
+    """The training loop of both stages. An epoch shows every caption once."""
+
+    epochs: Positive = 10
+    batch_size: Annotated[int, Field(ge=2)] = 36
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-5
+    lr_mult: Annotated[float, Field(gt=0)] = 2.0
+    weight_decay: Weight = 0.01
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    warmup: Fraction = 0.1
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    augmentation: Augmentation = Augmentation()
+    max_words: Positive = 60
+    processes: Positive = 1
+    workers: Annotated[int, Field(ge=0)] = 4
+    checkpoint_steps: Positive = 500
+    val_candidates: Positive = 16
+    patience: Positive | None = None
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.batch_size % self.processes or self.batch_size // self.processes < 2:
+            raise ValueError(
+                f"batch_size {self.batch_size} is the global batch; it must give each of the {self.processes} "
+                "processes the same number of captions, at least 2"
+            )
+        return self
+
+
+class TeacherWeights(Section):
+    """Weights of the losses of stage 1."""
+
+    itc: Weight = 1.0
+    itm: Weight = 2.0
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not any(self.model_dump().values()):
+            raise ValueError("all weights are 0; give at least one loss a positive weight")
+        return self
+
+
+class StudentWeights(TeacherWeights):
+    """Weights of the seven losses of stage 2, METHOD.md "Losses" a to g in this order."""
+
+    iic: Weight = 1.0
+    ttc: Weight = 2.0
+    kd: Weight = 2.0
+    kdi: Weight = 1.0
+    kdt: Weight = 1.0
+
+
+class TrainedTeacher(Section):
+    """A retrieval model trained with contrast and matching (stage 1)."""
+
+    kind: Literal["retrieval"] = "retrieval"
+    model: Name | None = None
+    weights: TeacherWeights = TeacherWeights()
+    training: Training = Training()
+
+
+class TextFeatures(Section):
+    """A text model that gives teacher features as it is."""
+
+    weights: str
+    pooling: Literal["cls", "mean"] = "cls"
+    max_tokens: Annotated[int, Field(ge=4)] = 40
+
+
+class SingleModalTeacher(Section):
+    """A pair of single-modal models whose features are used as they are; nothing is trained."""
+
+    kind: Literal["single-modal"]
+    vision: Vision
+    text: TextFeatures
+    batch_size: Positive = 64
+    workers: Annotated[int, Field(ge=0)] = 4
+    processes: Positive = 1
+
+
+Teacher = Annotated[TrainedTeacher | SingleModalTeacher, Field(discriminator="kind")]
+
+
+class FusionWeight(Section):
+    """The weight lambda of the text teacher in the fused relation E = lambda T_txt + (1 - lambda) T_img."""
+
+    value: Fraction = 0.5
+    learnt: bool = True
+
+
+class Student(Section):
+    """A model trained with all terms against a teacher's features (stage 2)."""
+
+    teacher: Name
+    start: Name | None = None
+    weights: StudentWeights = StudentWeights()
+    distance: Literal["mae", "mse"] = "mae"
+    fusion_weight: FusionWeight = FusionWeight()
+    training: Training = Training()
+
+
+# --- evaluation --------------------------------------------------------------------------------------------------
+
+
+class Relevance(Section):
+    """How relevant an image is to a caption: ROUGE-L, the best of the image's captions, see `rvlr.relevance`."""
+
+    scorer: Literal["rouge-score", "coco-caption"] = "rouge-score"
+    stemmer: bool = False
+
+    @model_validator(mode="after")
+    def _stemmer_belongs_to_rouge_score(self) -> Self:
+        if self.stemmer and self.scorer != "rouge-score":
+            raise ValueError(f"stemmer is true, but scorer {self.scorer!r} knows no stemmer; set stemmer to false")
+        return self
+
+
+class Scoring(Section):
+    """How a model is scored; changing it evaluates again and trains nothing."""
+
+    candidates: Positive = 128
+    batch_size: Positive = 64
+    workers: Annotated[int, Field(ge=0)] = 4
+
+
+class Evaluation(Scoring):
+    """The three-way evaluation."""
+
+    untrained: bool = True
+    relevance: Relevance = Relevance()
+    queries_shown: Annotated[int, Field(ge=0, le=50)] = 4

@@ -1,0 +1,1 @@
+"""Data sets: preparation, splits, images and captions."""

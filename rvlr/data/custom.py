@@ -1,0 +1,227 @@
+"""The user's own data: a folder of images and a captions file, checked as a whole before anything is trained.
+
+Enters: a `Custom` section. Leaves: `splits/` as `rvlr.data.records` describes it. Records of the same image
+are merged; an image without `image_id` is known by its path without extension. Splits are those of the
+captions file, in its order, or else drawn over the images by seeded ratio, in the order of the ids.
+
+Every image is decoded, since one truncated file would otherwise end a training after hours. Captions file and
+images are not trusted: nothing outside the images folder is opened, and only formats named here are decoded.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from rvlr import io
+from rvlr.config import Custom, SplitRatio
+from rvlr.data import captions_file
+from rvlr.data.captions_file import Entry, Faults, Place, show
+from rvlr.data.records import SPLITS, Record, write_splits
+from rvlr.errors import UserError
+from rvlr.log import logger, track
+
+# Pillow also knows formats that start other programs or read other files, such as EPS
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_THREADS = 8  # each may hold a decoded image of 89 million pixels
+
+
+@dataclass
+class _Image:
+    """An image and all that the captions file says of it; `ids` and `splits` map to where each was stated."""
+
+    image: str
+    place: Place
+    captions: list[str] = field(default_factory=list)
+    ids: dict[str, Place] = field(default_factory=dict)
+    splits: dict[str, Place] = field(default_factory=dict)
+
+    @property
+    def image_id(self) -> str:
+        return next(iter(self.ids), PurePosixPath(self.image).with_suffix("").as_posix())
+
+    @property
+    def split(self) -> str | None:
+        return next(iter(self.splits), None)
+
+    def record(self) -> Record:
+        return Record(self.image_id, self.image, tuple(self.captions))
+
+
+def prepare(section: Custom, folder: Path) -> None:
+    """Check the captions file and every image, then write `folder/splits`.
+
+    Raises UserError listing what is wrong, with file and line or record; nothing is written then.
+    """
+    _check_inputs(section)
+    entries, faults = captions_file.read(section.captions)
+    images = _merge(entries)
+    _check_consistency(images, faults)
+    if not faults:  # a misspelt split would be counted again as an image without one
+        _check_splits(images, section.split, faults)
+    root = section.images.resolve()
+    _check_files(images, root, faults)
+    faults.check()
+
+    if images[0].split:
+        made: dict[str, Any] = {"source": "file"}
+        splits = {name: [image.record() for image in images if image.split == name] for name in SPLITS}
+    else:
+        made = {"source": "ratio", **section.split.model_dump()}
+        splits = _draw_splits([image.record() for image in images], section.split)
+    write_splits(
+        folder / "splits",
+        splits,
+        str(root),
+        name=section.name,
+        captions_file=str(section.captions.resolve()),
+        captions_sha256=io.sha256(section.captions),
+        splits_from=made,
+    )
+    counts = ", ".join(f"{len(splits[name]):,} {name}" for name in SPLITS)
+    logger.info("%s: %s images, splits by %s", section.name, counts, made["source"])
+
+
+def _check_inputs(section: Custom) -> None:
+    """Raise UserError unless the captions file has a known format and the images folder exists."""
+    problems = []
+    if section.captions.suffix.lower() not in captions_file.READERS:
+        found, allowed = section.captions.suffix, ", ".join(captions_file.READERS)
+        problems.append(
+            f"{section.captions}: extension {found!r}; a captions file must end in one of {allowed}"
+        )
+    elif not section.captions.is_file():
+        problems.append(f"{section.captions}: no such file; set dataset.captions to your captions file")
+    if not section.images.is_dir():
+        problems.append(f"{section.images}: no such folder; set dataset.images to the folder of images")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _merge(entries: Iterable[Entry]) -> list[_Image]:
+    """One `_Image` for all entries with the same path, in the order of their first appearance."""
+    images: dict[str, _Image] = {}
+    for entry in entries:
+        image = images.setdefault(entry.image, _Image(entry.image, entry.place))
+        image.captions.extend(entry.captions)
+        if entry.image_id is not None:
+            image.ids.setdefault(entry.image_id, entry.place)
+        if entry.split is not None:
+            image.splits.setdefault(entry.split, entry.place)
+    return list(images.values())
+
+
+def _check_consistency(images: Iterable[_Image], faults: Faults) -> None:
+    """Note images with two ids or splits, and ids of two images."""
+    owners: dict[str, _Image] = {}
+    for image in images:
+        for what, stated in (("id", image.ids), ("split", image.splits)):
+            if len(stated) > 1:
+                values = ", ".join(f"{show(value)} ({place})" for value, place in stated.items())
+                last = list(stated.values())[-1]
+                faults.add(f"image {show(image.image)} has more than one {what}: {values}; keep one", last)
+        owner = owners.setdefault(image.image_id, image)
+        if owner is not image:
+            faults.add(
+                f"image {show(image.image)} has the id {show(image.image_id)} of {show(owner.image)} "
+                f"({owner.place}); give each an image_id of its own (default: the path without extension)",
+                next(iter(image.ids.values()), image.place),
+            )
+
+
+def _check_splits(images: Sequence[_Image], ratio: SplitRatio, faults: Faults) -> None:
+    """Note splits given for some images only, and splits that would be left empty."""
+    without = [image for image in images if image.split is None]
+    if len(without) == len(images):
+        counts = _split_counts(len(images), ratio)
+        if counts["train"] < 1:
+            faults.add(
+                f"images found: {len(images)}; val takes {counts['val']} ({ratio.val:g}) and test "
+                f"{counts['test']} ({ratio.test:g}), which leaves no train images; add images, lower "
+                "dataset.split, or name the splits in the captions file"
+            )
+    elif without:
+        first = without[0]
+        faults.add(
+            f"{len(without):,} of {len(images):,} images have no split, the first is {show(first.image)}; "
+            "give every image a split, or none to have them drawn by dataset.split",
+            first.place,
+        )
+    else:
+        used = {image.split for image in images}
+        for name in SPLITS:
+            if name not in used:
+                found = ", ".join(split for split in SPLITS if split in used)
+                faults.add(
+                    f"no {name} images (splits found: {found}); mark some with the split {name}, or remove "
+                    "all splits to have them drawn by dataset.split"
+                )
+
+
+def _split_counts(images: int, ratio: SplitRatio) -> dict[str, int]:
+    """How many images each split gets by ratio: the nearest number, but at least one for val and test."""
+    val, test = max(1, round(images * ratio.val)), max(1, round(images * ratio.test))
+    return {"train": images - val - test, "val": val, "test": test}
+
+
+def _draw_splits(records: Sequence[Record], ratio: SplitRatio) -> dict[str, list[Record]]:
+    """Deal the records out in the order of a hash of seed and id, which depends neither on the order of the
+    rows nor on a library's random numbers."""
+
+    def draw(record: Record) -> bytes:
+        return hashlib.sha256(f"{ratio.seed}:{record.image_id}".encode()).digest()
+
+    drawn = iter(sorted(records, key=draw))
+    splits = {}
+    for name, count in _split_counts(len(records), ratio).items():
+        splits[name] = sorted((next(drawn) for _ in range(count)), key=lambda record: record.image_id)
+    return splits
+
+
+# --- image files --------------------------------------------------------------------------------------------
+
+
+def _check_files(images: Sequence[_Image], root: Path, faults: Faults) -> None:
+    """Open and decode every image below `root` and note those that fail."""
+    names = [image.image for image in images]
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        with warnings.catch_warnings():
+            # from 89 million pixels Pillow warns, from twice as many it refuses; here both are refused
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            found = pool.map(partial(_file_fault, root=root), names)
+            found = track(found, "check images", len(names), " images")
+            for image, fault in zip(images, found, strict=True):
+                if fault:
+                    faults.add(f"image {show(image.image)} {fault}", image.place)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _file_fault(image: str, root: Path) -> str | None:
+    """What is wrong with the file of an image, in words that follow its name; None if it decodes."""
+    try:
+        path = (root / image).resolve()
+        if not path.is_relative_to(root):
+            return f"is a link that leaves {root}; put the file itself into that folder"
+        if not path.exists():
+            return f"is not in {root}; correct the name or add the file"
+        if not path.is_file():
+            return f"is not a file in {root}; give the path of an image file"
+        if path.stat().st_size == 0:
+            return "is an empty file (0 bytes); replace it or remove its captions"
+        with path.open("rb") as stream, Image.open(stream, formats=IMAGE_FORMATS) as picture:
+            ImageOps.exif_transpose(picture).convert("RGB")  # all that training will ask of it
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down"
+    except UnidentifiedImageError:
+        return f"is not an image in a known format ({', '.join(IMAGE_FORMATS)}); convert or replace it"
+    except Exception as error:  # on damaged files the decoders raise almost anything
+        return f"cannot be read: {error}; replace it or remove its captions"
+    return None

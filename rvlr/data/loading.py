@@ -1,0 +1,130 @@
+"""From splits to batches.
+
+Which sample a training step sees, and how it is augmented, depends on (seed, epoch, caption) alone: not on workers,
+processes or where a resumed run began.
+"""
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+from transformers import PreTrainedTokenizerBase
+
+from rvlr.data.images import load_image
+from rvlr.data.records import Split
+from rvlr.data.text import tokenise
+from rvlr.errors import UserError
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Stored teacher features: image (images, D_image) and text (captions, D_text), read-only memory maps."""
+
+    image: np.ndarray
+    text: np.ndarray
+
+
+class TrainingSchedule(Sampler[list[tuple[int, int]]]):
+    """The batches of the whole training from step `start` on: this process' share of each global batch, as
+    (epoch, caption) pairs. Each epoch is a new permutation of the captions; what does not fill a batch is left out."""
+
+    def __init__(
+        self, captions: int, batch_size: int, epochs: int, seed: int, start: int = 0, rank: int = 0, processes: int = 1
+    ) -> None:
+        if captions < batch_size:
+            raise UserError(
+                f"training.batch_size: {batch_size} exceeds the {captions} training captions; make it smaller"
+            )
+        self.captions, self.batch_size, self.seed, self.start = captions, batch_size, seed, start
+        self.rank, self.processes = rank, processes
+        self.steps_per_epoch = captions // batch_size
+        self.steps = self.steps_per_epoch * epochs
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order, ordered_epoch = np.empty(0, dtype=np.int64), None
+        share = self.batch_size // self.processes
+        for step in range(self.start, self.steps):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if epoch != ordered_epoch:
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.captions)
+                ordered_epoch = epoch
+            begin = position * self.batch_size + self.rank * share
+            yield [(epoch, int(caption)) for caption in order[begin : begin + share]]
+
+
+class TrainingPairs(Dataset):
+    """Images with one caption each; indexed by (epoch, caption)."""
+
+    def __init__(self, split: Split, transform: v2.Transform, seed: int) -> None:
+        self.split, self.transform, self.seed = split, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, str, int, int]:
+        epoch, caption = key
+        image = int(self.split.caption_image[caption])
+        picture = load_image(self.split.path(image))
+        state = np.random.SeedSequence((self.seed, epoch, caption)).generate_state(1, np.uint64)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(state[0] >> 1))
+            pixels = self.transform(picture)
+        return pixels, self.split.captions[caption], image, caption
+
+
+class PairCollator:
+    """Stacks samples: pixels (B, 3, H, W), input_ids and attention_mask (B, L), image and caption (B,) indices, and
+    for a student teacher_image and teacher_text, (B, teacher width) each."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_words: int, max_tokens: int, features: Features | None = None
+    ) -> None:
+        self.tokenizer, self.max_words, self.max_tokens = tokenizer, max_words, max_tokens
+        self.features = features
+
+    def __call__(self, samples: Sequence[tuple[torch.Tensor, str, int, int]]) -> Batch:
+        pixels, captions, images, indices = zip(*samples, strict=True)
+        batch = {
+            "pixels": torch.stack(pixels),
+            **tokenise(self.tokenizer, captions, self.max_words, self.max_tokens),
+            "image": torch.tensor(images),
+            "caption": torch.tensor(indices),
+        }
+        if self.features is not None:
+            batch["teacher_image"] = torch.from_numpy(self.features.image[list(images)])
+            batch["teacher_text"] = torch.from_numpy(self.features.text[list(indices)])
+        return batch
+
+
+class Images(Dataset):
+    """The images `first` to `last` - 1 of a split, one tensor each."""
+
+    def __init__(self, split: Split, transform: v2.Transform, first: int, last: int) -> None:
+        self.split, self.transform, self.first, self.last = split, transform, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.transform(load_image(self.split.path(self.first + index)))
+
+
+def ignore_signals(worker: int) -> None:
+    """For DataLoader workers: Ctrl-C and SIGTERM reach the whole process group, but it is the main process that decides
+    when to stop; workers end with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def image_batches(
+    split: Split, transform: v2.Transform, batch_size: int, workers: int, first: int = 0, last: int | None = None
+) -> DataLoader:
+    """Batches (B, 3, H, W) of a split's images in order."""
+    images = Images(split, transform, first, len(split.records) if last is None else last)
+    return DataLoader(images, batch_size=batch_size, num_workers=workers, worker_init_fn=ignore_signals)

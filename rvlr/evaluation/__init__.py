@@ -1,0 +1,1 @@
+"""The three-way evaluation: cross-modal, single-modal and mixed retrieval, see METHOD.md "Evaluation"."""

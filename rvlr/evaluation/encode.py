@@ -1,0 +1,79 @@
+"""Encode a split once: token features and embeddings of all its images and captions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from rvlr.data.images import evaluation_transform
+from rvlr.data.loading import image_batches
+from rvlr.data.records import Split
+from rvlr.data.text import tokenise
+from rvlr.log import track
+from rvlr.models.retrieval import RetrievalModel
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split seen by a model, on the model's device.
+
+    image_tokens: (N, 1 + patches, image width). text_tokens: (T, text width), the tokens of all captions one after the
+    other without padding; caption c owns rows text_offsets[c] to text_offsets[c + 1] - 1. image_embeds: (N, E) and
+    text_embeds: (C, E), unit length.
+    """
+
+    image_tokens: torch.Tensor
+    text_tokens: torch.Tensor
+    text_offsets: torch.Tensor
+    image_embeds: torch.Tensor
+    text_embeds: torch.Tensor
+
+
+@torch.inference_mode()
+def encode(
+    model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, split: Split, batch_size: int, workers: int
+) -> Encoded:
+    """Run both encoders over a split. Captions go in order of length, so that little is padded."""
+    image_tokens = torch.cat(list(encode_images(model, split, batch_size, workers)))
+    text_tokens, offsets = encode_captions(model, tokenizer, split.captions, batch_size)
+    return Encoded(
+        image_tokens=image_tokens,
+        text_tokens=text_tokens,
+        text_offsets=offsets,
+        image_embeds=model.embed_image(image_tokens[:, 0]),
+        text_embeds=model.embed_text(text_tokens[offsets[:-1]]),
+    )
+
+
+@torch.inference_mode()
+def encode_images(
+    model: RetrievalModel, split: Split, batch_size: int, workers: int, first: int = 0, last: int | None = None
+) -> Iterator[torch.Tensor]:
+    """Token features (B, 1 + patches, image width) of the images `first` to `last` - 1, batch by batch."""
+    vision = model.config.vision
+    transform = evaluation_transform(vision["image_size"], vision["mean"], vision["std"])
+    batches = image_batches(split, transform, batch_size, workers, first, last)
+    for pixels in track(batches, f"images of {split.name}", len(batches), "batches"):
+        yield model.encode_image(pixels.to(model.device))
+
+
+@torch.inference_mode()
+def encode_captions(
+    model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, captions: list[str], batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token features of C captions without padding, (T, text width), and where each begins, (C + 1,)."""
+    text = model.config.text
+    order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
+    pieces: list[torch.Tensor] = [torch.empty(0)] * len(captions)
+    starts = range(0, len(order), 4 * batch_size)
+    for start in track(starts, "captions", len(starts), "batches"):
+        chosen = order[start : start + 4 * batch_size]
+        batch = tokenise(tokenizer, [captions[index] for index in chosen], text["max_words"], text["max_tokens"])
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        batch = {key: value.to(model.device) for key, value in batch.items()}
+        tokens = model.encode_text(**batch)
+        for index, rows, length in zip(chosen, tokens, lengths, strict=True):
+            pieces[index] = rows[:length]
+    lengths = torch.tensor([0, *(len(piece) for piece in pieces)])
+    return torch.cat(pieces), lengths.cumsum(0).to(model.device)

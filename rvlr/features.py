@@ -1,0 +1,178 @@
+"""Stage `extract`: the teacher's single-modal features of the training set, as memory-mapped .npy files.
+
+Enters: a trained teacher's model folder, or a pair of single-modal models, and the training split. Leaves:
+`image.npy` (images, D_image) and `text.npy` (captions, D_text), float32, one row an image and one row a caption, and
+`index.json` with the ids of the rows. METHOD.md: features *before* the projections, image token 0 and text [CLS].
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from rvlr import config, io
+from rvlr.data.images import evaluation_transform
+from rvlr.data.loading import Features, image_batches
+from rvlr.data.records import Split
+from rvlr.data.text import tokenise
+from rvlr.errors import UserError
+from rvlr.log import logger, track
+from rvlr.models import build
+from rvlr.models.vision import VisionEncoder
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Two functions that give feature rows: of an image batch (B, 3, H, W), and of B captions."""
+
+    vision: dict[str, Any]
+    image: Callable[[torch.Tensor], torch.Tensor]
+    text: Callable[[list[str]], torch.Tensor]
+
+
+def trained_extractor(folder: Path, device: torch.device) -> Extractor:
+    """Features of a model that stage 1 trained."""
+    model, tokenizer = build.load(folder)
+    model, text = model.to(device), model.config.text
+
+    def encode_text(captions: list[str]) -> torch.Tensor:
+        batch = tokenise(tokenizer, captions, text["max_words"], text["max_tokens"])
+        return model.encode_text(**{key: value.to(device) for key, value in batch.items()})[:, 0]
+
+    return Extractor(model.config.vision, lambda pixels: model.encode_image(pixels)[:, 0], encode_text)
+
+
+def single_modal_extractor(section: config.SingleModalTeacher, device: torch.device) -> Extractor:
+    """Features of any timm model and any transformers text encoder. Captions go in as they are, uncleaned: such models
+    know punctuation and capitals."""
+    vision, text = section.vision, section.text
+    weights = None if vision.weights == "random" else vision.weights
+    encoder = VisionEncoder(vision.name, vision.image_size, vision.options, weights).eval().to(device)
+    try:
+        is_pair = AutoConfig.from_pretrained(text.weights).is_encoder_decoder
+        tokenizer = AutoTokenizer.from_pretrained(text.weights)
+        model = AutoModel.from_pretrained(text.weights, dtype=torch.float32).eval().to(device)
+    except (OSError, ValueError) as error:
+        raise UserError(f"text.weights: {text.weights!r} is no folder or hub name of a text model: {error}") from error
+    model = model.get_encoder() if is_pair else model
+
+    def encode_text(captions: list[str]) -> torch.Tensor:
+        batch = tokenizer(captions, padding="longest", truncation=True, max_length=text.max_tokens, return_tensors="pt")
+        batch = batch.to(device)
+        hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        if text.pooling == "cls":
+            return hidden[:, 0]
+        mask = batch["attention_mask"][:, :, None].to(hidden.dtype)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+
+    return Extractor(vision.model_dump(), lambda pixels: encoder(pixels)[:, 0], encode_text)
+
+
+@torch.inference_mode()
+def extract(section: config.Teacher, model: Path | None, split: Split, output: Path) -> None:
+    """Write the features of a split. With several processes each writes its own rows of the same files.
+
+    model: the folder of a trained teacher, None for a pair of single-modal models.
+    """
+    accelerator = Accelerator()
+    if isinstance(section, config.SingleModalTeacher):
+        extractor = single_modal_extractor(section, accelerator.device)
+        batch_size, workers = section.batch_size, section.workers
+        about: dict[str, Any] = {"teacher": section.model_dump(mode="json")}
+    else:
+        extractor = trained_extractor(model, accelerator.device)
+        batch_size, workers = section.training.batch_size, section.training.workers
+        about = {"teacher": {"model_sha256": io.sha256(model / "model.safetensors")}}
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    parts = {
+        "image": (len(split.records), _image_rows(extractor, split, batch_size, workers, accelerator)),
+        "text": (len(split.captions), _text_rows(extractor, split, batch_size, accelerator)),
+    }
+    for name, (count, rows) in parts.items():
+        path = output / f"{name}.npy"
+        partial = output / f".{name}.partial.npy"
+        first, target = count * rank // processes, None
+        for block in rows:
+            if target is None:
+                target = _open_shared(partial, (count, block.shape[1]), accelerator)
+            target[first : first + len(block)] = block.float().cpu().numpy()
+            first += len(block)
+        if not np.isfinite(target[count * rank // processes : first]).all():
+            raise UserError(f"the teacher's {name} features are not all finite; check its weights and its training log")
+        target.flush()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            partial.replace(path)
+    if accelerator.is_main_process:
+        io.write_json(
+            output / "index.json",
+            {
+                "split": split.name,
+                "split_checksum": split.checksum,
+                "image_ids": [record.image_id for record in split.records],
+                "captions_per_image": np.diff(split.offsets).tolist(),
+                **about,
+                "provenance": io.provenance(),
+            },
+        )
+        logger.info("features of %d images and %d captions in %s", len(split.records), len(split.captions), output)
+
+
+def _open_shared(path: Path, shape: tuple[int, int], accelerator: Accelerator) -> np.ndarray:
+    """A writable memory map that the main process makes and all processes open."""
+    if accelerator.is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+    accelerator.wait_for_everyone()
+    return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _share(count: int, accelerator: Accelerator) -> tuple[int, int]:
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    return count * rank // processes, count * (rank + 1) // processes
+
+
+def _image_rows(
+    extractor: Extractor, split: Split, batch_size: int, workers: int, accelerator: Accelerator
+) -> Iterator[torch.Tensor]:
+    vision = extractor.vision
+    transform = evaluation_transform(vision["image_size"], vision["mean"], vision["std"])
+    batches = image_batches(split, transform, batch_size, workers, *_share(len(split.records), accelerator))
+    for pixels in track(batches, "image features", len(batches), "batches"):
+        yield extractor.image(pixels.to(accelerator.device))
+
+
+def _text_rows(extractor: Extractor, split: Split, batch_size: int, accelerator: Accelerator) -> Iterator[torch.Tensor]:
+    first, last = _share(len(split.captions), accelerator)
+    starts = range(first, last, batch_size)
+    for start in track(starts, "text features", len(starts), "batches"):
+        yield extractor.text(split.captions[start : min(start + batch_size, last)])
+
+
+def read_features(folder: Path, split: Split) -> Features:
+    """Open stored features after checking that they belong to this split; raises UserError if they do not."""
+    index = io.read_json(folder / "index.json")
+    advice = "extract the features again from this data set"
+    ids = [record.image_id for record in split.records]
+    if index["image_ids"] != ids:
+        differs = next(
+            (row for row, (have, want) in enumerate(zip(index["image_ids"], ids, strict=False)) if have != want),
+            min(len(ids), len(index["image_ids"])),
+        )
+        raise UserError(
+            f"{folder}: features of {len(index['image_ids'])} images, the {split.name} split has {len(ids)}; "
+            f"the ids differ from row {differs} on; {advice}"
+        )
+    if index["captions_per_image"] != np.diff(split.offsets).tolist():
+        raise UserError(f"{folder}: the number of captions per image differs from the {split.name} split; {advice}")
+    if index["split_checksum"] != split.checksum:
+        raise UserError(f"{folder}: made from other captions or image files than the {split.name} split; {advice}")
+    return Features(
+        image=io.load_array(folder / "image.npy", (len(ids), None)),
+        text=io.load_array(folder / "text.npy", (len(split.captions), None)),
+    )

@@ -1,0 +1,173 @@
+"""Files between stages: complete or absent, and each says what made it.
+
+Everything is written under a temporary name beside its target, flushed to disk and renamed. See ARCHITECTURE
+"Contracts between stages" in the README.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rvlr import __version__
+from rvlr.errors import UserError
+
+_PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "numpy", "rapidfuzz")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; on success it is fsynced and renamed to `path`, otherwise removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder; on success its files are fsynced and it takes the place of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        for file in temporary.rglob("*"):
+            _sync(file)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented, keys in the order given; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON, or raise UserError naming the file and the place of the fault."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno}: not valid JSON: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read YAML, or raise UserError naming the file and the place of the fault."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write one .npy file atomically."""
+    with atomic_file(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def load_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Memory-map a .npy file read-only and check its shape; None in `shape` allows any length."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a readable .npy file: {error}") from None
+    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
+    if not fits:
+        expected = " x ".join("any" if size is None else str(size) for size in shape)
+        raise UserError(f"{path}: shape {' x '.join(map(str, array.shape))} found, {expected} expected")
+    return array
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hexadecimal SHA-256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@cache
+def _commit() -> str | None:
+    """The git commit of the source tree the package runs from, '-dirty' appended if files changed; None outside git."""
+    source = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        tracked = git("ls-files", "__init__.py")
+        if not tracked:  # installed inside somebody else's repository
+            return None
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", str(source)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result: version, commit, platform and the versions that numbers depend on. Holds no time stamps,
+    so that the same run writes the same bytes."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "rvlr": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "packages": packages,
+    }

@@ -1,0 +1,68 @@
+"""Logging and progress: every stage writes the same lines to the terminal and to its log file.
+
+Progress is written as log lines with rate and remaining time, not as a redrawn bar, because several stages may
+share one terminal and the same lines must read well in a file and on a cluster.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+logger = logging.getLogger("rvlr")
+
+
+def setup(log_file: Path | None = None) -> None:
+    """Send the package's messages to stderr and, if given, to the end of `log_file`."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    logger.handlers = handlers
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class Progress:
+    """Reports how far a loop of `total` steps has come, at most once every `interval` seconds.
+
+    `start` is the step a resumed loop begins at; it does not count towards the rate.
+    """
+
+    def __init__(self, name: str, total: int, unit: str, start: int = 0, interval: float = 10.0) -> None:
+        self.name, self.total, self.unit, self.initial, self.interval = name, total, unit, start, interval
+        self.begun = self.reported = time.monotonic()
+
+    def update(self, done: int, note: Callable[[], str] | None = None) -> None:
+        """Say that `done` steps of the total are complete; what `note` returns is put after the rate. It is called
+        only when a line is due, since reading a value off a GPU stalls it."""
+        now = time.monotonic()
+        if now - self.reported < self.interval and done < self.total:
+            return
+        self.reported = now
+        meter = tqdm.format_meter(
+            done,
+            self.total,
+            now - self.begun,
+            prefix=self.name,
+            unit=self.unit,
+            initial=self.initial,
+            bar_format="{desc} {n_fmt}/{total_fmt} ({percentage:.0f} %) {rate_fmt}, {elapsed} gone, {remaining} left",
+        )
+        logger.info("%s%s", meter, f", {note()}" if note is not None else "")
+
+
+def track(items: Iterable[T], name: str, total: int, unit: str) -> Iterator[T]:
+    """Iterate over `items` and report progress."""
+    progress = Progress(name, total, unit)
+    for done, item in enumerate(items, 1):
+        yield item
+        progress.update(done)

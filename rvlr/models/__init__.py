@@ -1,0 +1,1 @@
+"""The retrieval model: a timm vision encoder, a BERT cut in two, and heads."""

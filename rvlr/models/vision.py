@@ -1,0 +1,91 @@
+"""Vision encoder: any timm backbone that gives features, as tokens.
+
+METHOD.md, "Model": (B, 3, H, W) pixels -> (B, 1 + N, D) tokens, token 0 being the mean of the N patch tokens.
+"""
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import nn
+
+from rvlr.errors import UserError
+
+
+class VisionEncoder(nn.Module):
+    """Tokens of a timm backbone, whatever the layout of its feature map.
+
+    name: a timm model name. options: further arguments of `timm.create_model` (depths, window_size, ...).
+    image_size: side of the square input in pixels. weights: None for random ones, "pretrained" for timm's own
+    (from its cache or the hub), or a local .safetensors or .pth file in timm's key layout.
+    """
+
+    def __init__(self, name: str, image_size: int, options: dict[str, Any], weights: str | Path | None = None) -> None:
+        super().__init__()
+        self.backbone = _create(name, image_size, options, weights)
+        with torch.no_grad():
+            self.backbone.eval()
+            tokens = self.forward(torch.zeros(1, 3, image_size, image_size))
+            self.backbone.train()
+        self.width = tokens.shape[-1]
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) normalised pixels -> (B, 1 + N, D) tokens."""
+        features = self.backbone.forward_features(pixels)
+        if features.ndim == 3:  # (B, prefix + N, D): ViT and kin; class and register tokens are left out
+            patches = features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+        else:
+            # ConvNeXt and kin keep their last norm in the head, where it follows the pooling
+            norm = getattr(getattr(self.backbone, "head", None), "norm", None)
+            if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
+                patches = features.flatten(1, 2)
+            else:
+                features = norm(features) if norm is not None else features
+                patches = features.flatten(2).transpose(1, 2)
+        return torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)
+
+
+def _create(name: str, image_size: int, options: dict[str, Any], weights: str | Path | None) -> nn.Module:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise UserError(f"vision.name: timm has no model {name!r}; near it: {', '.join(near) or 'nothing'}")
+    arguments = dict(options)
+    if timm.get_pretrained_cfg(name).fixed_input_size:
+        arguments["img_size"] = image_size
+    try:
+        backbone = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0, **arguments)
+    except Exception as error:
+        # timm passes on whatever its constructors and the network raise; all of it follows from these settings
+        raise UserError(
+            f"vision: timm could not make {name!r} with weights {weights or 'random'}, image_size {image_size} and "
+            f"options {options}: {error}"
+        ) from error
+    if weights is not None and weights != "pretrained":
+        _load(backbone, name, Path(weights))
+    return backbone
+
+
+def _load(backbone: nn.Module, name: str, path: Path) -> None:
+    """Load a local file, resized and renamed where timm knows how; only a classifier may be left over."""
+    if not path.is_file():
+        raise UserError(f"vision.weights: no file {path}; give a .safetensors or .pth file, 'pretrained' or 'random'")
+    adapt = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+        state = adapt(state, backbone) if adapt is not None else state
+        missing, unexpected = backbone.load_state_dict(state, strict=False)
+    except Exception as error:
+        # unpickling errors, safetensors errors and size mismatches have no common base
+        raise UserError(f"vision.weights: {path} does not load into timm's {name!r}: {error}") from error
+    classifier = backbone.pretrained_cfg.get("classifier") or ()
+    classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    unexpected = [key for key in unexpected if not key.startswith(tuple(f"{part}." for part in classifiers))]
+    if missing or unexpected:
+        raise UserError(
+            f"vision.weights: {path} is not a checkpoint of timm's {name!r}: {len(missing)} parameters missing "
+            f"({', '.join(missing[:3])} ...), {len(unexpected)} unknown ({', '.join(unexpected[:3])} ...)"
+        )

@@ -1,0 +1,162 @@
+"""Relevance: how well each image of a split answers each caption, the gain behind every NDCG.
+
+Enters: a split. Leaves: a float32 matrix (captions, images) as a memory-mappable .npy, and a .json beside it that says
+how and from which captions it was made. METHOD.md, "Evaluation", point "Relevance": ROUGE-L between a caption and the
+captions of an image, the best of them.
+
+The longest common subsequences come from rapidfuzz, which compares strings: every word becomes one character, so that
+a caption becomes a short string.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from rapidfuzz.distance import LCSseq
+from rapidfuzz.process import cdist
+from rouge_score.tokenizers import DefaultTokenizer
+
+from rvlr import config, io
+from rvlr.data.records import Split
+from rvlr.errors import UserError
+from rvlr.log import Progress
+
+Tokens = tuple[str, ...]
+CAPTIONS_AT_ONCE = 128
+BETA = 1.2
+_SURROGATES = range(0xD800, 0xE000)
+
+
+def write(split: Split, section: config.Relevance, output: Path) -> None:
+    """Write the relevance matrix of a split to `output` (.npy) and what made it to the .json beside it."""
+    about = output.with_suffix(".json")
+    about.unlink(missing_ok=True)  # an interrupted run must not leave the old description beside a new matrix
+    compute(split.captions, split.offsets, output, section.scorer, section.stemmer)
+    counts = np.diff(split.offsets)
+    io.write_json(
+        about,
+        {
+            "scorer": section.scorer,
+            "stemmer": section.stemmer,
+            "captions_per_image": {"least": int(counts.min()), "most": int(counts.max())},
+            "offsets": split.offsets.tolist(),
+            "checksum": split.checksum,
+            "provenance": io.provenance(),
+        },
+    )
+
+
+def read(path: Path, split: Split) -> np.ndarray:
+    """Memory-map the relevance matrix (captions, images) of a split, read-only.
+
+    Raises UserError if the files are missing, or were made from other captions than those of the split.
+    """
+    try:
+        about = io.read_json(path.with_suffix(".json"))
+        if about.get("checksum") != split.checksum:
+            raise UserError(f"{path}: made from other captions than those of the split {split.name!r}")
+        matrix = io.load_array(path, (len(split.captions), len(split.records)))
+    except UserError as error:
+        raise UserError(f"{error}; run the relevance stage again") from None
+    if matrix.dtype != np.float32:
+        raise UserError(f"{path}: {matrix.dtype} found, float32 expected; run the relevance stage again")
+    return matrix
+
+
+def compute(captions: Sequence[str], offsets: np.ndarray, output: Path, scorer: str, stemmer: bool) -> None:
+    """Write the relevance matrix, float32 (captions, images), to `output`.
+
+    Image i has the captions `offsets[i]` to `offsets[i + 1] - 1`, at least one. Scorers:
+
+    - `rouge-score`: the F-measure of the package rouge_score, 2PR / (P + R), and the best over the image's captions,
+      bit for bit. A caption without a token has relevance 0 to everything, itself included.
+    - `coco-caption`: what `Rouge.calc_score` of pycocoevalcap gives for the caption as candidate and the image's
+      captions as references, split at single spaces, as they are: the best precision and the best recall, perhaps of
+      two different references, joined to (1 + b^2) PR / (R + b^2 P) with b = 1.2. `stemmer` must be False.
+
+    Memory beside the mapped file: about 10 bytes per caption times `CAPTIONS_AT_ONCE` captions, twice that for
+    `coco-caption`. Raises UserError for an image without captions.
+    """
+    _check_offsets(offsets, len(captions))
+    sequences = tokenise(captions, scorer, stemmer)
+    position: dict[Tokens, int] = {}
+    member = np.array([position.setdefault(tokens, len(position)) for tokens in sequences])
+    strings = encode(list(position))
+    lengths = np.array([len(string) for string in strings])
+    score = _score_rouge if scorer == "rouge-score" else _score_coco
+    dtype = np.min_scalar_type(int(lengths.max()))
+    same = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
+    progress = Progress("relevance", len(strings), "captions")
+    with io.atomic_file(output) as temporary:
+        matrix = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(captions), len(offsets) - 1))
+        for start in range(0, len(strings), CAPTIONS_AT_ONCE):
+            stop = min(start + CAPTIONS_AT_ONCE, len(strings))
+            lcs = cdist(strings[start:stop], strings, scorer=LCSseq.similarity, dtype=dtype, workers=-1)
+            rows = score(lcs[:, member], lengths[start:stop], lengths[member], offsets[:-1])
+            repeats = [len(group) for group in same[start:stop]]
+            matrix[np.concatenate(same[start:stop])] = np.repeat(rows, repeats, axis=0)
+            progress.update(stop)
+        matrix.flush()
+
+
+def tokenise(captions: Sequence[str], scorer: str, stemmer: bool) -> list[Tokens]:
+    """The tokens of every caption, by the scorer's own rule; equal captions and equal words are handled once."""
+    distinct = dict.fromkeys(captions)
+    if scorer == "rouge-score":
+        split = DefaultTokenizer(use_stemmer=False).tokenize
+        tokens = {caption: tuple(split(caption)) for caption in distinct}
+    elif scorer == "coco-caption":
+        tokens = {caption: tuple(caption.split(" ")) for caption in distinct}
+    else:
+        raise UserError(f"scorer: {scorer!r} found; 'rouge-score' or 'coco-caption' allowed")
+    if stemmer:
+        if scorer != "rouge-score":
+            raise UserError(f"stemmer: true, but scorer {scorer!r} knows no stemmer; set stemmer to false")
+        # rouge_score stems token by token, hence a word alone gives what it gives inside a caption
+        stem = DefaultTokenizer(use_stemmer=True).tokenize
+        stems = {word: stem(word) for words in tokens.values() for word in words}
+        tokens = {caption: tuple(part for word in words for part in stems[word]) for caption, words in tokens.items()}
+    return [tokens[caption] for caption in captions]
+
+
+def encode(sequences: Sequence[Tokens]) -> list[str]:
+    """One string a sequence, one character a word; surrogates are no characters and stay unused.
+
+    Frequent words get small code points, for which rapidfuzz has a table instead of a hash map: a third of the time.
+    """
+    counts = Counter(word for tokens in sequences for word in tokens)
+    characters = {}
+    for code, (word, _) in enumerate(counts.most_common()):
+        characters[word] = chr(code if code < _SURROGATES.start else code + len(_SURROGATES))
+    return ["".join(characters[word] for word in tokens) for tokens in sequences]
+
+
+def _check_offsets(offsets: np.ndarray, captions: int) -> None:
+    empty = np.flatnonzero(np.diff(offsets) < 1)
+    if len(empty):
+        raise UserError(f"image {empty[0]} (counted from 0) has no caption; give every image at least one")
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != captions:
+        raise UserError(f"offsets: they must run from 0 to the number of captions, {captions}, for one image or more")
+
+
+def _score_rouge(lcs: np.ndarray, lengths: np.ndarray, reference_lengths: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """rouge-score of candidates (B,) and images (N,), float32, from the LCS with all captions, (B, C).
+
+    2PR / (P + R) with P = l / m, R = l / n is 2l / (m + n). One division in float32 gives the float32 nearest to
+    that fraction, and so does rouge_score's arithmetic in double precision: fractions with such denominators are much
+    farther from the middle of two neighbouring float32 than its rounding errors.
+    """
+    sums = np.maximum(lengths[:, None].astype(np.float32) + reference_lengths.astype(np.float32), 1)
+    measure = np.multiply(lcs, 2, dtype=np.float32)
+    return np.maximum.reduceat(np.divide(measure, sums, out=measure), starts, axis=1)
+
+
+def _score_coco(lcs: np.ndarray, lengths: np.ndarray, reference_lengths: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """coco-caption's score of candidates (B,) and images (N,), float64, from the LCS with all captions, (B, C)."""
+    precision = np.maximum.reduceat(lcs, starts, axis=1) / lengths[:, None]
+    recall = np.maximum.reduceat(lcs / reference_lengths, starts, axis=1)
+    joined = recall + BETA**2 * precision
+    # the best precision is 0 only if the best recall is
+    return (1 + BETA**2) * precision * recall / np.where(joined > 0, joined, 1)

@@ -1,0 +1,1 @@
+"""What people look at: tables (`summary`), curves and bars (`figures`), retrieved examples (`sheets`)."""

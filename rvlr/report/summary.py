@@ -1,0 +1,305 @@
+"""Tables over all runs: CSV for programs, Markdown for people, plain text for the terminal.
+
+Enters: the `eval/test.json` of every run and seed. Leaves: mean and sample standard deviation over seeds of
+every metric, METHOD.md "Evaluation". Evaluations of different data are refused, not averaged.
+"""
+
+import statistics
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+
+from rvlr import io
+from rvlr.errors import UserError
+
+KINDS = ("initial", "teacher", "student")
+CUTOFFS = (10, 20, 50)
+SECTIONS: dict[str, dict[str, str]] = {
+    "Cross-modal": {
+        **{f"I→T R@{k}": f"i2t_r@{k}" for k in (1, 5, 10)},
+        **{f"T→I R@{k}": f"t2i_r@{k}" for k in (1, 5, 10)},
+        "R-mean": "r_mean",
+    },
+    "Single-modal": {
+        **{f"I→I NDCG@{k}": f"i2i_ndcg@{k}" for k in CUTOFFS},
+        **{f"T→T NDCG@{k}": f"t2t_ndcg@{k}" for k in CUTOFFS},
+    },
+    "Mixed": {
+        **{f"I→IT NDCG@{k}": f"i2it_ndcg@{k}" for k in CUTOFFS},
+        **{f"T→IT NDCG@{k}": f"t2it_ndcg@{k}" for k in CUTOFFS},
+    },
+}
+TERMINAL: dict[str, dict[str, str]] = {
+    "cross-modal": {"I→T R@1": "i2t_r@1", "T→I R@1": "t2i_r@1", "R-mean": "r_mean"},
+    "single, NDCG@10": {"I→I": "i2i_ndcg@10", "T→T": "t2t_ndcg@10"},
+    "mixed, NDCG@10": {"I→IT": "i2it_ndcg@10", "T→IT": "t2it_ndcg@10"},
+}
+RECALL = "R@K: hit: at least one right item among the first K."
+NDCG = "NDCG@K: gain is the relevance (ROUGE-L between captions), discount is log2."
+PROTOCOLS = "Protocol `paper` repeats the published evaluation, with its accidents; `corrected` is without."
+AGAIN = "run the evaluate stage again"
+TERMINAL_WIDTH = 110
+
+
+class _Counts(BaseModel):
+    images: int
+    captions: int
+
+
+class _Provenance(BaseModel):
+    commit: str | None
+
+
+class _Evaluation(BaseModel):
+    """What the tables need of an evaluation's JSON."""
+
+    run: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})-")]
+    seed: int
+    split: str
+    split_checksum: str
+    counts: _Counts
+    protocols: Annotated[dict[str, dict[str, FiniteFloat]], Field(min_length=1)]
+    provenance: _Provenance
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric over seeds; `std` is the sample standard deviation, None for one seed."""
+
+    mean: float
+    std: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The scores of every run, `scores[protocol][run][metric]`. Runs are in the order of KINDS."""
+
+    split: str
+    counts: _Counts
+    seeds: dict[str, list[int]]
+    commits: list[str | None]
+    scores: dict[str, dict[str, dict[str, Score]]]
+
+    @property
+    def runs(self) -> list[str]:
+        """All runs, in order."""
+        return list(self.seeds)
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds of all runs together."""
+        return sorted({seed for seeds in self.seeds.values() for seed in seeds})
+
+
+def read_results(evaluations: Sequence[Path]) -> Results:
+    """Read evaluations and average them over seeds.
+
+    Raises UserError naming the files if one is not an evaluation, if two are of the same run and seed, or if
+    they disagree in split, counts, data or metrics.
+    """
+    if not evaluations:
+        raise UserError("no evaluations given; name at least one eval/test.json")
+    read = [(path, _read(path)) for path in evaluations]
+    _check_comparable(read)
+    members: dict[str, list[_Evaluation]] = {}
+    for _, evaluation in sorted(read, key=lambda item: KINDS.index(item[1].run.partition("-")[0])):
+        members.setdefault(evaluation.run, []).append(evaluation)
+    first = read[0][1]
+    return Results(
+        split=first.split,
+        counts=first.counts,
+        seeds={run: sorted(one.seed for one in group) for run, group in members.items()},
+        commits=list(dict.fromkeys(evaluation.provenance.commit for _, evaluation in read)),
+        scores={
+            protocol: {
+                run: _average([one.protocols[protocol] for one in group]) for run, group in members.items()
+            }
+            for protocol in first.protocols
+        },
+    )
+
+
+def _read(path: Path) -> _Evaluation:
+    try:
+        evaluation = _Evaluation.model_validate(io.read_json(path))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"])) or "the file"
+        raise UserError(
+            f"{path}: not an evaluation: {key}: {fault['msg']}; run the evaluate stage again"
+        ) from None
+    for protocol, metrics in evaluation.protocols.items():
+        missing = [
+            metric for columns in SECTIONS.values() for metric in columns.values() if metric not in metrics
+        ]
+        if missing:
+            raise UserError(
+                f"{path}: protocol {protocol!r} lacks {', '.join(missing)}; run the evaluate stage again"
+            )
+    return evaluation
+
+
+def _check_comparable(read: Sequence[tuple[Path, _Evaluation]]) -> None:
+    first_path, first = read[0]
+    seen: dict[tuple[str, int], Path] = {}
+    for path, evaluation in read:
+        for what, have, want in (
+            ("split", evaluation.split, first.split),
+            ("counts.images", evaluation.counts.images, first.counts.images),
+            ("counts.captions", evaluation.counts.captions, first.counts.captions),
+            ("split_checksum", evaluation.split_checksum, first.split_checksum),
+            ("protocols and metrics", _metrics(evaluation), _metrics(first)),
+        ):
+            if have != want:
+                raise UserError(
+                    f"{path} and {first_path} do not belong in one table: {what} is {have} in the one and "
+                    f"{want} in the other; evaluate both on the same data with the same version"
+                )
+        twin = seen.setdefault((evaluation.run, evaluation.seed), path)
+        if twin is not path:
+            raise UserError(
+                f"{path} and {twin} are both run {evaluation.run!r}, seed {evaluation.seed}; give one"
+            )
+
+
+def _metrics(evaluation: _Evaluation) -> dict[str, list[str]]:
+    return {protocol: sorted(metrics) for protocol, metrics in evaluation.protocols.items()}
+
+
+def _average(seeds: list[dict[str, float]]) -> dict[str, Score]:
+    """The metrics of one run's seeds as mean and standard deviation."""
+    scores = {}
+    for metric in seeds[0]:
+        values = [metrics[metric] for metrics in seeds]
+        scores[metric] = Score(
+            statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+        )
+    return scores
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def summarise(evaluations: Sequence[Path], csv: Path, markdown: Path) -> None:
+    """Write every metric of every run and protocol as CSV, and the three-way tables as Markdown.
+
+    evaluations: the `eval/test.json` of runs, in the order wanted. Raises UserError as `read_results`.
+    """
+    results = read_results(evaluations)
+    io.write_text(csv, _frame(results).to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    io.write_text(markdown, "\n".join(_markdown(results)) + "\n")
+
+
+def _frame(results: Results) -> pd.DataFrame:
+    """One row per run and protocol. `seeds` is a number; a missing standard deviation is an empty field."""
+    rows = []
+    for protocol, runs in results.scores.items():
+        for run, scores in runs.items():
+            row = {"run": run, "protocol": protocol, "seeds": len(results.seeds[run]), "split": results.split}
+            row.update(results.counts.model_dump())
+            for metric, score in scores.items():
+                row[f"{metric}_mean"], row[f"{metric}_std"] = score.mean, score.std
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _markdown(results: Results) -> Iterator[str]:
+    spread = (
+        "Mean ± sample standard deviation over seeds" if len(results.all_seeds) > 1 else "One seed: no spread"
+    )
+    yield f"# Three-way retrieval on the {results.split} split"
+    yield ""
+    yield _header(results, code="`")
+    yield ""
+    yield f"- {spread}; all values in percent; bold: the best trained model of a column."
+    yield f"- I: image, T: text, IT: images and texts together. {RECALL}"
+    yield f"- {NDCG}"
+    yield f"- {PROTOCOLS}"
+    for protocol, runs in results.scores.items():
+        yield from ("", f"## Protocol `{protocol}`")
+        for section, columns in SECTIONS.items():
+            yield from ("", f"### {section}", "")
+            yield f"| run | seeds | {' | '.join(columns)} |"
+            yield f"|:--|--:|{'--:|' * len(columns)}"
+            best = {metric: _best(runs, metric) for metric in columns.values()}
+            for run, scores in runs.items():
+                cells = [_cell(run, scores[metric], best[metric]) for metric in columns.values()]
+                yield f"| {run} | {len(results.seeds[run])} | {' | '.join(cells)} |"
+
+
+def _header(results: Results, code: str = "") -> str:
+    """Counts, seeds and commits in one line; `code` is put around each commit."""
+    seeds = results.all_seeds
+    commits = [f"{code}{_short(commit)}{code}" if commit else "unknown" for commit in results.commits]
+    return (
+        f"{results.counts.images:,} images, {results.counts.captions:,} captions; "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; "
+        f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+    )
+
+
+def _short(commit: str) -> str:
+    digits, dash, dirty = commit.partition("-")
+    return digits[:12] + dash + dirty
+
+
+def _best(runs: dict[str, dict[str, Score]], metric: str) -> str | None:
+    """The best mean among trained runs, as printed, so that runs which print alike are equally best."""
+    means = [scores[metric].mean for run, scores in runs.items() if not run.startswith("initial-")]
+    return f"{max(means):.1f}" if means else None
+
+
+def _cell(run: str, score: Score, best: str | None) -> str:
+    is_best = not run.startswith("initial-") and f"{score.mean:.1f}" == best
+    return f"**{score}**" if is_best else str(score)
+
+
+# --- terminal -----------------------------------------------------------------------------------------------
+
+
+def table(evaluations: Sequence[Path]) -> str:
+    """The most telling columns as plain text, at most 110 wide. Raises UserError as `read_results`."""
+    results = read_results(evaluations)
+    lines = [*textwrap.wrap(f"{results.split}: {_header(results)}", TERMINAL_WIDTH), f"In percent. {RECALL}"]
+    shown = [metric for columns in TERMINAL.values() for metric in columns.values()]
+    cells = {
+        (protocol, run, metric): str(scores[metric]).replace(" ", "")
+        for protocol, runs in results.scores.items()
+        for run, scores in runs.items()
+        for metric in shown
+    }
+    width = max(map(len, [*cells.values(), *(name for columns in TERMINAL.values() for name in columns)]))
+    heads = [" ".join(f"{name:>{width}}" for name in columns) for columns in TERMINAL.values()]
+    titles = [f"{title:^{len(head)}}" for title, head in zip(TERMINAL, heads, strict=True)]
+    room = TERMINAL_WIDTH - sum(len(head) + 3 for head in heads)
+    names = {run: _fit(run, room) for run in results.runs}
+    longest = max(map(len, names.values()))
+    for protocol in results.scores:
+        lines += ["", f"protocol {protocol}", _line("", titles, longest), _line("", heads, longest)]
+        for run, name in names.items():
+            groups = [
+                " ".join(f"{cells[protocol, run, metric]:>{width}}" for metric in columns.values())
+                for columns in TERMINAL.values()
+            ]
+            lines.append(_line(name, groups, longest))
+    return "\n".join(lines)
+
+
+def _fit(name: str, width: int) -> str:
+    """`name`, its middle left out if it is longer than `width`: runs often differ in how they end."""
+    if len(name) <= width:
+        return name
+    head = width // 2
+    return f"{name[:head]}…{name[len(name) - (width - head - 1) :]}"
+
+
+def _line(first: str, groups: Sequence[str], longest: int) -> str:
+    return "   ".join([f"{first:<{longest}}", *groups]).rstrip()

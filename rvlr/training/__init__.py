@@ -1,0 +1,1 @@
+"""Training: tasks (what is learnt), the engine (one loop), checkpoints, processes."""

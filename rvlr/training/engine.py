@@ -1,0 +1,263 @@
+"""The training loop of both stages.
+
+Enters: a task, a schedule of batches, a way to score on val. Leaves: the weights that scored best on val.
+Every random number of step s follows from (seed, s), so a run that was killed and resumed ends with the same bits as
+one that was left alone (on a CPU).
+"""
+
+import json
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from transformers import get_linear_schedule_with_warmup
+
+from rvlr import config
+from rvlr.data.loading import Batch, TrainingSchedule
+from rvlr.errors import UserError
+from rvlr.log import Progress, logger
+from rvlr.training.checkpoint import ResumeFolder
+from rvlr.training.tasks import TeacherTask
+
+LOG_STEPS = 10
+SELECTED_BY = "r_mean"
+Scorer = Callable[[], dict[str, float]]
+
+
+class Interrupted(Exception):  # noqa: N818 - no error: the run was asked to stop
+    """The run was asked to stop by a signal and has saved its state."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(
+            f"interrupted by {signal.Signals(number).name} at step {step}; the same command goes on from there"
+        )
+        self.exit_status = 128 + number
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them."""
+    received: list[int] = []
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, lambda caught, frame: received.append(caught))
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class State:
+    """Where a run is. `pending` holds the terms of steps that are not in metrics.jsonl yet."""
+
+    step: int = 0
+    best_step: int | None = None
+    best_score: float = -math.inf
+    metrics_bytes: int = 0
+    epochs_without_gain: int = 0
+    pending: list[dict[str, float]] = field(default_factory=list)
+
+
+class Engine:
+    """Trains a task. `run` returns the best weights on the main process, None on the others."""
+
+    def __init__(
+        self,
+        task: TeacherTask,
+        section: config.Training,
+        seed: int,
+        schedule: TrainingSchedule,
+        resume: ResumeFolder,
+        accelerator: Accelerator,
+    ) -> None:
+        self.section, self.seed, self.schedule, self.resume = section, seed, schedule, resume
+        self.accelerator = accelerator
+        optimizer = make_optimizer(task, section)
+        self.lr_schedule = get_linear_schedule_with_warmup(
+            optimizer, round(section.warmup * schedule.steps), schedule.steps
+        )
+        self.task, self.optimizer = accelerator.prepare(task, optimizer)
+        self.model = task.model
+        self.state = State()
+        self._recent: list[dict[str, torch.Tensor]] = []
+        self._writer: SummaryWriter | None = None
+
+    def restore(self) -> None:
+        """Go back to the last complete checkpoint, if there is one."""
+        saved = self.resume.load()
+        self.accelerator.wait_for_everyone()
+        if saved is None:
+            if self.accelerator.is_main_process:
+                self.resume.clear()
+                self.resume.metrics.touch()
+        else:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.lr_schedule.load_state_dict(saved["lr_schedule"])
+            if saved["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(saved["scaler"])
+            self.state = State(**{name: saved[name] for name in State.__dataclass_fields__})
+            self.schedule.start = self.state.step
+            if self.accelerator.is_main_process:
+                with self.resume.metrics.open("r+b") as stream:
+                    stream.truncate(self.state.metrics_bytes)
+            logger.info("resumed at step %d of %d", self.state.step, self.schedule.steps)
+        if self.accelerator.is_main_process:
+            self._writer = SummaryWriter(str(self.resume.tensorboard), purge_step=self.state.step + 1)
+
+    def run(self, loader: DataLoader, score: Scorer) -> dict[str, torch.Tensor] | None:
+        """Train to the end, or raise Interrupted. `score` gives the metrics on val; `r_mean` selects."""
+        section, state, steps = self.section, self.state, self.schedule.steps
+        progress = Progress("training", steps, "steps", start=state.step)
+        with _signals() as received:
+            for batch in self._batches(loader):
+                terms = self._step(batch)
+                self._record(terms)
+                progress.update(state.step, lambda last=terms: f"loss {float(last['loss']):.3f}")
+                epoch_ends = state.step % self.schedule.steps_per_epoch == 0
+                if epoch_ends:
+                    self._flush()
+                    self._validate(score)
+                if epoch_ends or state.step % section.checkpoint_steps == 0 or received:
+                    self._save()
+                if received and state.step < steps:
+                    raise Interrupted(received[0], state.step)
+                if section.patience is not None and state.epochs_without_gain >= section.patience:
+                    logger.info("no gain on val for %d epochs; stopping early", section.patience)
+                    break
+        if self._writer is not None:
+            self._writer.close()
+        self.accelerator.wait_for_everyone()
+        return self.resume.load_best(state.best_step) if self.accelerator.is_main_process else None
+
+    def _batches(self, loader: DataLoader) -> Iterator[Batch]:
+        patience = self.section.patience
+        if patience is not None and self.state.epochs_without_gain >= patience:
+            return  # resumed after an early stop
+        for batch in loader:
+            yield {key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()}
+
+    def _step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """One optimiser step; returns the detached terms."""
+        words = np.random.SeedSequence((self.seed, self.state.step, self.accelerator.process_index)).generate_state(2)
+        torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+        self.task.train()
+        terms = self.task(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(terms["loss"])
+        if self.section.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.task.parameters(), self.section.clip_norm)
+        self.optimizer.step()
+        self.lr_schedule.step()
+        self.state.step += 1
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _record(self, terms: dict[str, torch.Tensor]) -> None:
+        """Keep the terms on the device and look at them every few steps: reading each would stall a GPU."""
+        self._recent.append(terms)
+        if self.state.step % LOG_STEPS == 0:
+            self._flush()
+
+    def _collect(self) -> None:
+        """Bring recent terms to the host; a loss that is not finite ends the run."""
+        first = self.state.step - len(self._recent) + 1
+        for step, terms in enumerate(self._recent, first):
+            values = {name: float(value) for name, value in terms.items()}
+            for name, value in sorted(values.items(), key=lambda item: item[0] == "loss"):
+                if not math.isfinite(value):
+                    rate = self.lr_schedule.get_last_lr()[0]
+                    raise UserError(
+                        f"step {step}: the loss term {name!r} is {value} at a learning rate of {rate:.3g}; lower "
+                        "training.learning_rate, set training.clip_norm, or use mixed_precision: 'no'"
+                    )
+            self.state.pending.append(values)
+        self._recent = []
+
+    def _flush(self) -> None:
+        """Write the mean of the pending terms as one line of metrics.jsonl."""
+        self._collect()
+        if self.state.pending:
+            names = self.state.pending[0]
+            means = {name: sum(terms[name] for terms in self.state.pending) / len(self.state.pending) for name in names}
+            self.state.pending = []
+            self._write("train", {**means, "lr": self.lr_schedule.get_last_lr()[0], **self._scalars()})
+
+    def _scalars(self) -> dict[str, float]:
+        names = ("temperature", "relation_temperature", "fusion_weight")
+        return {name: float(getattr(self.model, name)) for name in names if hasattr(self.model, name)}
+
+    def _write(self, kind: str, values: dict[str, float]) -> None:
+        if self._writer is None:
+            return
+        epoch = (self.state.step - 1) // self.schedule.steps_per_epoch
+        with self.resume.metrics.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"kind": kind, "step": self.state.step, "epoch": epoch, **values}) + "\n")
+            self.state.metrics_bytes = stream.tell()
+        for name, value in values.items():
+            self._writer.add_scalar(f"{kind}/{name}", value, self.state.step)
+
+    def _validate(self, score: Scorer) -> None:
+        """Score on val in the main process, keep the weights if they are the best, tell the others."""
+        verdict: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            self.model.eval()
+            values = score()
+            self._write("val", values)
+            logger.info("val after step %d: %s", self.state.step, ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
+            if values[SELECTED_BY] > self.state.best_score:
+                self.resume.save_best(self.state.step, self.model.state_dict())
+            verdict = [values[SELECTED_BY]]
+        if self.accelerator.num_processes > 1:
+            torch.distributed.broadcast_object_list(verdict)
+        if verdict[0] > self.state.best_score:
+            self.state.best_step, self.state.best_score = self.state.step, verdict[0]
+            self.state.epochs_without_gain = 0
+        else:
+            self.state.epochs_without_gain += 1
+
+    def _save(self) -> None:
+        self._collect()
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        self.resume.save(
+            {
+                **{name: getattr(self.state, name) for name in State.__dataclass_fields__},
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "lr_schedule": self.lr_schedule.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+            }
+        )
+
+
+def make_optimizer(task: TeacherTask, section: config.Training) -> torch.optim.AdamW:
+    """AdamW with four groups: fresh heads learn at `lr_mult` times the rate; biases, norms and the learnt scalars do
+    not decay (METHOD.md, "Training")."""
+    fresh = {id(parameter) for head in task.fresh_heads() for parameter in head.parameters()}
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for parameter in task.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in fresh, parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": section.learning_rate * (section.lr_mult if is_fresh else 1.0),
+                "weight_decay": section.weight_decay if decays else 0.0,
+            }
+            for (is_fresh, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        ],
+        betas=section.betas,
+        eps=section.eps,
+    )

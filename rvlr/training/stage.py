@@ -1,0 +1,157 @@
+"""Stages `train-teacher` and `train-student`: from a model folder to a trained model folder.
+
+Enters: the frozen section, the folder of the model to start from, the splits, and for a student the teacher's
+features. Leaves: `model/` (the weights that were best on val), `metrics.jsonl` and `tensorboard/`.
+"""
+
+import shutil
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from rvlr import config, io
+from rvlr.data.images import training_transform
+from rvlr.data.loading import Features, PairCollator, TrainingPairs, TrainingSchedule, ignore_signals
+from rvlr.data.records import Split, read_split
+from rvlr.errors import UserError
+from rvlr.evaluation.score import score_cross_modal
+from rvlr.features import read_features
+from rvlr.log import logger
+from rvlr.models import build
+from rvlr.models.retrieval import RetrievalModel
+from rvlr.training.checkpoint import ResumeFolder
+from rvlr.training.engine import Engine
+from rvlr.training.tasks import StudentTask, TeacherTask
+
+VALIDATION_TIMEOUT = timedelta(hours=6)
+"""How long the other processes wait while the main one scores on val."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a training reads and writes."""
+
+    start: Path
+    splits: Path
+    features: Path | None
+    resume: Path
+    output: Path
+
+
+def train(section: config.TrainedTeacher | config.Student, seed: int, paths: Paths) -> None:
+    """Train to the end, from where an interrupted run with the same settings and inputs was."""
+    training = section.training
+    waiting = InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT)
+    accelerator = Accelerator(mixed_precision=training.mixed_precision, kwargs_handlers=[waiting])
+    if accelerator.num_processes != training.processes:
+        raise UserError(f"training.processes is {training.processes}, but {accelerator.num_processes} were started")
+    splits = {name: read_split(paths.splits / f"{name}.jsonl") for name in ("train", "val")}
+    features = read_features(paths.features, splits["train"]) if paths.features is not None else None
+    torch.manual_seed(seed)
+    task, tokenizer = _make_task(section, paths.start, features)
+    resume = ResumeFolder(paths.resume, _fingerprint(section, seed, paths, splits))
+    if not accelerator.is_main_process:
+        _run(task, tokenizer, section, seed, splits, features, resume, accelerator)
+        return
+    with resume.locked():
+        best = _run(task, tokenizer, section, seed, splits, features, resume, accelerator)
+        task.model.load_state_dict(best)
+        _write(task.model, tokenizer, resume, paths.output)
+        resume.clear()
+
+
+def _make_task(
+    section: config.TrainedTeacher | config.Student, start: Path, features: Features | None
+) -> tuple[TeacherTask, PreTrainedTokenizerBase]:
+    if isinstance(section, config.TrainedTeacher):
+        model, tokenizer = build.load(start)
+        return TeacherTask(model, section.weights), tokenizer
+    widths = [int(features.image.shape[1]), int(features.text.shape[1])]
+    model, tokenizer = build.load(
+        start, teacher={"teacher_widths": widths, "fusion_weight": section.fusion_weight.value}
+    )
+    return StudentTask(model, section), tokenizer
+
+
+def _fingerprint(
+    section: config.TrainedTeacher | config.Student, seed: int, paths: Paths, splits: dict[str, Split]
+) -> str:
+    """What a checkpoint belongs to: settings that change the result, and inputs."""
+    settings = section.model_dump(mode="json")
+    for key in ("workers", "checkpoint_steps"):
+        del settings["training"][key]
+    inputs = [paths.start / "model.safetensors", paths.start / "config.json"]
+    if paths.features is not None:
+        inputs += [paths.features / "image.npy", paths.features / "text.npy"]
+    return io.digest(
+        {
+            "settings": settings,
+            "seed": seed,
+            "splits": {name: split.checksum for name, split in splits.items()},
+            "inputs": [io.sha256(path) for path in inputs],
+        }
+    )
+
+
+def _run(
+    task: TeacherTask,
+    tokenizer: PreTrainedTokenizerBase,
+    section: config.TrainedTeacher | config.Student,
+    seed: int,
+    splits: dict[str, Split],
+    features: Features | None,
+    resume: ResumeFolder,
+    accelerator: Accelerator,
+) -> dict[str, torch.Tensor] | None:
+    training, model = section.training, task.model
+    schedule = TrainingSchedule(
+        captions=len(splits["train"].captions),
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        seed=seed,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    engine = Engine(task, training, seed, schedule, resume, accelerator)
+    engine.restore()
+    vision, text = model.config.vision, model.config.text
+    transform = training_transform(vision["image_size"], vision["mean"], vision["std"], training.augmentation)
+    loader = DataLoader(
+        TrainingPairs(splits["train"], transform, seed),
+        batch_sampler=schedule,
+        num_workers=training.workers,
+        worker_init_fn=ignore_signals,
+        collate_fn=PairCollator(tokenizer, training.max_words, text["max_tokens"], features),
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    logger.info(
+        "training on %d captions of %d images, %d steps of %d in %d process(es) on %s",
+        len(splits["train"].captions),
+        len(splits["train"].records),
+        schedule.steps,
+        training.batch_size,
+        accelerator.num_processes,
+        accelerator.device,
+    )
+
+    def score() -> dict[str, float]:
+        return score_cross_modal(model, tokenizer, splits["val"], training.val_candidates, training.workers)
+
+    return engine.run(loader, score)
+
+
+def _write(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, resume: ResumeFolder, output: Path) -> None:
+    """Turn a finished training into its outputs."""
+    with io.atomic_folder(output / "tensorboard") as folder:
+        shutil.copytree(resume.tensorboard, folder, dirs_exist_ok=True)
+    io.write_text(output / "metrics.jsonl", resume.metrics.read_text(encoding="utf-8"))
+    with io.atomic_folder(output / "model") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    logger.info("best model on val in %s", output / "model")

@@ -1,0 +1,166 @@
+"""What is learnt: tasks join the model and the losses. The loop sees only `task(batch) -> {"loss": ..., terms}`.
+
+METHOD.md, "Losses": stage 1 is `TeacherTask`, stage 2 `StudentTask`. Terms of weight 0 are not computed, and
+parameters that no term reaches are frozen.
+"""
+
+import torch
+from torch import nn
+
+from rvlr import config, losses
+from rvlr.data.loading import Batch
+from rvlr.models.retrieval import RetrievalModel
+from rvlr.training.distributed import gather
+
+Terms = dict[str, torch.Tensor]
+
+
+class TeacherTask(nn.Module):
+    """Image-text contrast and matching."""
+
+    def __init__(self, model: RetrievalModel, weights: config.TeacherWeights) -> None:
+        super().__init__()
+        self.model = model
+        self.weights = {name: weight for name, weight in weights.model_dump().items() if weight > 0}
+        self._freeze_unused()
+
+    def fresh_heads(self) -> list[nn.Module]:
+        """The modules that learn at `lr_mult` times the learning rate."""
+        return [self.model.vision_proj, self.model.text_proj, self.model.match_head]
+
+    def _uses(self, *terms: str) -> bool:
+        return any(term in self.weights for term in terms)
+
+    def _freeze_unused(self) -> None:
+        model = self.model
+        unused: list[nn.Module | nn.Parameter] = []
+        if not self._uses("itm"):
+            unused.append(model.match_head)
+        if not self._uses("itm", "kd"):
+            unused.append(model.fusion_layers)
+        if not self._uses("itc", "iic", "ttc"):
+            unused.append(model.temperature)
+        if not self._uses("itc", "iic"):
+            unused.append(model.vision_proj)
+        if not self._uses("itc", "ttc"):
+            unused.append(model.text_proj)
+        if not self._uses("kd", "kdi", "kdt"):
+            unused.append(model.relation_temperature)
+        for part in unused:
+            part.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> Terms:
+        """batch: see `PairCollator`. Returns the weighted total as `loss` and every term by its name."""
+        image_tokens = self.model.encode_image(batch["pixels"])
+        text_tokens = self.model.encode_text(batch["input_ids"], batch["attention_mask"])
+        image, text = self.model.embed_image(image_tokens[:, 0]), self.model.embed_text(text_tokens[:, 0])
+        terms = self._terms(batch, image_tokens, text_tokens, image.float(), text.float())
+        total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
+        return {"loss": total, **terms}
+
+    def _terms(
+        self,
+        batch: Batch,
+        image_tokens: torch.Tensor,
+        text_tokens: torch.Tensor,
+        image: torch.Tensor,
+        text: torch.Tensor,
+    ) -> Terms:
+        terms: Terms = {}
+        if self._uses("itc"):
+            with torch.autocast(image.device.type, enabled=False):
+                ids = gather(batch["image"])
+                terms["itc"] = losses.itc(gather(image), gather(text), ids, self.model.temperature)
+        if self._uses("itm"):
+            terms["itm"], _ = self._match(batch, image_tokens, text_tokens, image, text)
+        return terms
+
+    def _match(
+        self,
+        batch: Batch,
+        image_tokens: torch.Tensor,
+        text_tokens: torch.Tensor,
+        image: torch.Tensor,
+        text: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The matching loss and the fused [CLS] (B, D) of the positive pairs, from one pass over 3B pairs."""
+        ids, size = batch["image"], len(image)
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            similarity = image @ text.T
+        wrong_text, text_found = losses.hard_negatives(similarity, ids, self.model.temperature)
+        wrong_image, image_found = losses.hard_negatives(similarity.T, ids, self.model.temperature)
+        every = torch.arange(size, device=ids.device)
+        captions = torch.cat([every, wrong_text, every])
+        fused = self.model.fuse(
+            text_tokens[captions],
+            batch["attention_mask"][captions],
+            self.model.image_keys_values(image_tokens),
+            image=torch.cat([every, every, wrong_image]),
+            cls_only=True,
+        )[:, 0]
+        logits = self.model.match(fused)
+        return losses.itm(logits[:size], logits[size:], torch.cat([text_found, image_found])), fused[:size]
+
+
+class StudentTask(TeacherTask):
+    """All seven terms against stored teacher features, which the batch brings as `teacher_image`, `teacher_text`."""
+
+    def __init__(self, model: RetrievalModel, section: config.Student) -> None:
+        self.distance = losses.DISTANCES[section.distance]
+        super().__init__(model, section.weights)
+        model.fusion_weight.requires_grad_(section.fusion_weight.learnt and self._uses("kd", "kdi", "kdt"))
+
+    def fresh_heads(self) -> list[nn.Module]:
+        return [self.model.teacher_vision_proj, self.model.teacher_text_proj]
+
+    def _freeze_unused(self) -> None:
+        super()._freeze_unused()
+        self.model.teacher_vision_proj.requires_grad_(self._uses("iic"))
+        self.model.teacher_text_proj.requires_grad_(self._uses("ttc"))
+
+    def _terms(
+        self,
+        batch: Batch,
+        image_tokens: torch.Tensor,
+        text_tokens: torch.Tensor,
+        image: torch.Tensor,
+        text: torch.Tensor,
+    ) -> Terms:
+        terms: Terms = {}
+        fused = None
+        if self._uses("itm"):
+            terms["itm"], fused = self._match(batch, image_tokens, text_tokens, image, text)
+        elif self._uses("kd"):
+            keys_values = self.model.image_keys_values(image_tokens)
+            fused = self.model.fuse(text_tokens, batch["attention_mask"], keys_values, cls_only=True)[:, 0]
+        with torch.autocast(image.device.type, enabled=False):
+            terms.update(self._contrasts(batch, image, text))
+            if self._uses("kd", "kdi", "kdt"):
+                terms.update(self._structure(batch, fused))
+        return {name: terms[name] for name in self.weights}
+
+    def _contrasts(self, batch: Batch, image: torch.Tensor, text: torch.Tensor) -> Terms:
+        """ITC, IIC and TTC of the gathered batch."""
+        terms: Terms = {}
+        if not self._uses("itc", "iic", "ttc"):
+            return terms
+        temperature, ids = self.model.temperature, gather(batch["image"])
+        image, text = gather(image), gather(text)
+        if self._uses("itc"):
+            terms["itc"] = losses.itc(image, text, ids, temperature)
+        if self._uses("iic", "ttc"):
+            teacher_image, teacher_text = self.model.embed_teacher(batch["teacher_image"], batch["teacher_text"])
+            if self._uses("iic"):
+                terms["iic"] = losses.representation_distillation(image, gather(teacher_image), ids, temperature)
+            if self._uses("ttc"):
+                terms["ttc"] = losses.representation_distillation(text, gather(teacher_text), ids, temperature)
+        return terms
+
+    def _structure(self, batch: Batch, fused: torch.Tensor | None) -> Terms:
+        """KD, KDI and KDT of the gathered batch."""
+        temperature = self.model.relation_temperature
+        image = losses.relation(gather(batch["teacher_image"]), temperature)
+        text = losses.relation(gather(batch["teacher_text"]), temperature)
+        student = losses.relation(gather(fused.float()), temperature) if self._uses("kd") else image
+        values = losses.structure_distillation(student, image, text, self.model.fusion_weight, self.distance)
+        return {name: value for name, value in zip(("kd", "kdi", "kdt"), values, strict=True) if self._uses(name)}

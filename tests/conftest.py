@@ -1,0 +1,71 @@
+"""Fixtures shared by the tests: the real data beside the project, and miniature data sets and models."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from rvlr import config
+from rvlr.data import shapes
+from rvlr.models import build
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and weights beside the project, never part of it."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        reason = f"real data and weights are not there: {folder}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+TINY_MODEL = {
+    "vision": {
+        "name": "resnet10t",
+        "options": {"channels": [4, 8, 8, 16], "stem_width": 4},
+        "image_size": 32,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    },
+    "text": {
+        "weights": "random",
+        "size": {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32},
+        "text_layers": 1,
+        "fusion_layers": 2,
+    },
+    "embed_dim": 8,
+}
+TINY_TRAINING = {
+    "epochs": 2,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "workers": 0,
+    "checkpoint_steps": 3,
+    "augmentation": {"flip": False, "randaugment": None},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared miniature of `shapes`: 24 training, 8 val, 12 test images with 2 captions each."""
+    folder = tmp_path_factory.mktemp("tiny")
+    shapes.prepare(config.Shapes(train=24, val=8, test=12, image_size=32, captions_per_image=2), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model folder for `tiny_data`."""
+    from rvlr.data.records import read_split
+
+    folder = tmp_path_factory.mktemp("model") / "model"
+    captions = read_split(tiny_data / "splits/train.jsonl").captions
+    build.initialise(config.parse(TINY_MODEL, "test", config.Model), 0, captions, folder)
+    return folder

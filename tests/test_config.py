@@ -1,0 +1,156 @@
+"""The configuration: unknown keys refused, all faults at once with their keys, defaults, references."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from typer.testing import CliRunner
+
+from rvlr import config
+from rvlr.__main__ import app
+from rvlr.errors import UserError
+
+MINIMAL = {
+    "dataset": "shapes",
+    "models": {"base": {}},
+    "teachers": {"t": None},
+    "students": {"s": {"teacher": "t"}},
+}
+
+
+def faults_of(**changes: object) -> str:
+    with pytest.raises(UserError) as raised:
+        config.parse({**MINIMAL, **changes}, "my.yaml")
+    return str(raised.value)
+
+
+def test_defaults_are_the_published_values() -> None:
+    found = config.parse(MINIMAL, "my.yaml")
+    assert found.students["s"].weights.model_dump() == {
+        "itc": 1, "itm": 2, "iic": 1, "ttc": 2, "kd": 2, "kdi": 1, "kdt": 1,
+    }  # fmt: skip
+    training = found.teachers["t"].training
+    assert (training.betas, training.eps, training.weight_decay, training.lr_mult) == (
+        (0.9, 0.98),
+        1e-8,
+        0.01,
+        2,
+    )
+    assert (training.epochs, training.batch_size, training.warmup, training.max_words) == (10, 36, 0.1, 60)
+    assert found.models["base"].text.max_words == 30
+    assert found.evaluation.candidates == 128
+
+
+def test_all_faults_are_reported_together_with_their_keys() -> None:
+    message = faults_of(
+        dataset={"kind": "shapes", "trian": 3},
+        models={"base": {"vision": {"image_size": "big"}, "text": {"weights": "random"}}},
+        teachers={"t": {"weights": {"itc": -1}, "training": {"epochs": 0, "batch_size": 7, "processes": 2}}},
+        students={"s": {"teacher": "nobody"}, "bad name!": {"teacher": "t"}},
+        evalution={},
+    )
+    for key in (
+        "my.yaml: 8 faults",
+        "dataset.trian: unknown key",
+        "models.base.vision.image_size: ",
+        "found 'big'",
+        "models.base.text: weights is 'random' and size is missing",
+        "teachers.t.weights.itc: ",
+        "teachers.t.training.epochs: ",
+        "students.bad name!",
+        "students.s.teacher: no teacher 'nobody'; defined: t",
+        "evalution: unknown key",
+    ):
+        assert key in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dataset": "coco-typo"}, "dataset: "),
+        ({"dataset": {"kind": "custom"}}, "dataset.images: missing"),
+        (
+            {
+                "dataset": {
+                    "kind": "custom",
+                    "images": "i",
+                    "captions": "c",
+                    "split": {"val": 0.5, "test": 0.5},
+                }
+            },
+            "val + test",
+        ),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"models": {}}, "models"),
+        ({"models": {"a": {}, "b": {}}}, "teachers.t.model: missing; choose one of a, b"),
+        ({"teachers": {"base": None}, "students": {}}, "'base' stands for a model and a teacher"),
+        ({"teachers": {"t": {"model": "other"}}}, "teachers.t.model: no model 'other'; defined: base"),
+        ({"students": {"s": {"teacher": "t", "start": "x"}}}, "students.s.start: 'x' is none of base, t"),
+        ({"teachers": {"t": {"weights": {"itc": 0, "itm": 0}}}}, "all weights are 0"),
+        ({"training": {"augmentation": {"scale": [0.9, 0.5]}}}, "smallest <= largest"),
+        ({"training": {"batch_size": 6, "processes": 4}}, "the same number of captions"),
+        ({"training": {"learning_rate": "fast"}}, "learning_rate"),
+        ({"evaluation": {"candidates": 0}}, "evaluation.candidates"),
+        ({"teachers": {"t": {"kind": "singel"}}}, "teachers.t"),
+    ],
+)
+def test_faults_name_the_key(changes: dict, expected: str) -> None:
+    assert expected in faults_of(**changes)
+
+
+def test_shared_training_settings_lie_under_each_run() -> None:
+    shared = {"epochs": 3, "augmentation": {"flip": False}}
+    own = {"epochs": 5, "augmentation": {"scale": [0.7, 1]}}
+    found = config.parse({**MINIMAL, "training": shared, "students": {"s": {"teacher": "t", "training": own}}}, "x")
+    assert (found.teachers["t"].training.epochs, found.students["s"].training.epochs) == (3, 5)
+    augmentation = found.students["s"].training.augmentation
+    assert (augmentation.flip, augmentation.scale) == (False, (0.7, 1.0))
+
+
+def test_starts() -> None:
+    pair = {"kind": "single-modal", "vision": {"name": "resnet18"}, "text": {"weights": "bert"}}
+    students = {"a": {"teacher": "t"}, "b": {"teacher": "pair"}, "c": {"teacher": "pair", "start": "t"}}
+    found = config.parse({**MINIMAL, "teachers": {"t": None, "pair": pair}, "students": students}, "x")
+    assert [found.start_of(name) for name in "abc"] == ["teacher-t", "initial-base", "teacher-t"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_configuration_is_valid_but_for_the_users_paths(path: Path) -> None:
+    data = yaml.safe_load(path.read_text())
+    if isinstance(data["dataset"], dict) and data["dataset"]["kind"] == "custom":
+        data["dataset"] |= {"images": "somewhere", "captions": "somewhere.csv"}
+    config.parse(data, str(path))
+
+
+def test_command_line_checks_and_shows(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    runner = CliRunner()
+    assert "valid; 1 teacher(s), 1 student(s)" in runner.invoke(app, ["config", "check", str(path)]).output
+    shown = runner.invoke(app, ["config", "show", str(path)]).output
+    assert config.parse(yaml.safe_load(shown), "shown") == config.load(path)
+    path.write_text("dataset: [")
+    assert "not valid YAML" in str(runner.invoke(app, ["config", "check", str(path)]).exception)
+
+
+def test_every_key_is_documented() -> None:
+    text = (ROOT / "config/README.md").read_text()
+    seen: set[str] = set()
+
+    def walk(schema: dict) -> None:
+        for name, section in schema["$defs"].items():
+            seen.update((name, key) for key in section.get("properties", {}))
+
+    walk(config.Config.model_json_schema())
+    missing = sorted(f"{section}.{key}" for section, key in seen if f"`{key}`" not in text)
+    assert not missing
+
+
+def test_the_configuration_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, rvlr.config, rvlr.__main__, rvlr.data.records; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,474 @@
+"""Own data: what users get to read when something is wrong, and the splits they get when nothing is."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rvlr import io
+from rvlr.config import Custom, SplitRatio
+from rvlr.data import captions_file, custom
+from rvlr.data.records import SPLITS, Split, read_split
+from rvlr.errors import UserError
+
+NAMES = ("a.jpg", "b.png", "c.jpg", "sub/d.jpg")
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    for number, name in enumerate(NAMES):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.radial_gradient("L").convert("RGB").rotate(30 * number).resize((120, 90)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def images(photographs: Path, tmp_path: Path) -> Path:
+    """A copy of the four photographs that a test may damage."""
+    return shutil.copytree(photographs, tmp_path / "images")
+
+
+def run(images: Path, file: str, content: str | bytes, **section: object) -> dict[str, Split]:
+    """Write a captions file beside the images folder, prepare, and read the splits back."""
+    captions, out = images.parent / file, images.parent / f"out-{file}"
+    captions.write_bytes(content.encode() if isinstance(content, str) else content)
+    custom.prepare(Custom(kind="custom", images=images, captions=captions, **section), out)
+    return {split: read_split(out / "splits" / f"{split}.jsonl") for split in SPLITS}
+
+
+def message(images: Path, file: str, content: str | bytes, **section: object) -> str:
+    """What the user reads. Nothing may have been written."""
+    with pytest.raises(UserError) as caught:
+        run(images, file, content, **section)
+    assert not (images.parent / f"out-{file}").exists()
+    return str(caught.value)
+
+
+def lines(*records: object) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def record(image: object = "a.jpg", captions: object = ("a dog",), **more: object) -> dict[str, object]:
+    return {"image": image, "captions": captions, **more}
+
+
+A, B, C = (record(name) for name in NAMES[:3])
+TRAIN, VAL, TEST = (
+    record(name, split=split) for name, split in zip(NAMES[:3], ("train", "val", "test"), strict=True)
+)
+
+# file name, content, what the message must hold: place, what was found, how to mend it
+BROKEN = {
+    "missing image": (
+        "c.jsonl",
+        lines(A, record("x.jpg"), C),
+        ["line 2", "'x.jpg' is not in", "add the file"],
+    ),
+    "missing image, JSON": (
+        "c.json",
+        json.dumps([A, record("x.jpg")], indent=1),
+        ["record 2 (line 8)", "'x.jpg'"],
+    ),
+    "missing image, CSV": (
+        "c.csv",
+        'image,caption\na.jpg,"a\ndog"\nx.jpg,cat\n',
+        ["line 4", "'x.jpg' is not in"],
+    ),
+    "folder as image": ("c.jsonl", lines(A, B, record("sub")), ["line 3", "'sub' is not a file"]),
+    "empty caption": (
+        "c.csv",
+        "image,caption\na.jpg,\n",
+        ["line 2: caption is empty; write one or remove it"],
+    ),
+    "whitespace caption": (
+        "c.jsonl",
+        lines(A, record("b.png", ["a", " \t\n"])),
+        ["line 2: caption 2 is empty"],
+    ),
+    "caption not a string": (
+        "c.jsonl",
+        lines(record("a.jpg", ["a", 7])),
+        ["line 1: caption 2 is 7", "a string"],
+    ),
+    "no captions": (
+        "c.jsonl",
+        lines(A, record("b.png", [])),
+        ["line 2: captions is []", "one or more strings"],
+    ),
+    "captions not a list": (
+        "c.jsonl",
+        lines(record("a.jpg", "a dog")),
+        ["captions is 'a dog'", "must be a list"],
+    ),
+    "caption a list": (
+        "c.jsonl",
+        lines({"image": "a.jpg", "caption": ["x"]}),
+        ["caption is ['x']", "a string"],
+    ),
+    "caption missing": (
+        "c.jsonl",
+        lines({"image": "a.jpg"}),
+        ["neither 'captions' nor 'caption'", "give one"],
+    ),
+    "caption twice": ("c.jsonl", lines(record(caption="x")), ["both 'captions' and 'caption'", "give one"]),
+    "lone surrogate": ("c.jsonl", lines(record("a.jpg", ["\ud83d dog"])), [r"caption 1 is '\ud83d dog'"]),
+    "no image": (
+        "c.jsonl",
+        lines(A, {"caption": "x"}),
+        ["line 2: no key 'image'", "path below the images folder"],
+    ),
+    "image not a string": ("c.jsonl", lines(record(3)), ["line 1: image is 3", "must be the path of a file"]),
+    "image empty": (
+        "c.csv",
+        "image,caption\n,a dog\n",
+        ["line 2: image is ''", "must be the path of a file"],
+    ),
+    "unknown key": (
+        "c.json",
+        json.dumps([A, B, record("c.jpg", spilt="val")]),
+        ["record 3 (line 1): unknown key 'spilt'", "allowed: image, captions, caption, image_id, split"],
+    ),
+    "record not an object": (
+        "c.jsonl",
+        '{"image": "a.jpg", "caption": "x"}\n["b.png", "y"]\n',
+        ["line 2: found ['b"],
+    ),
+    "id not text": ("c.jsonl", lines(record(image_id=1.5)), ["line 1: image_id is 1.5", "whole number"]),
+    "id empty": ("c.jsonl", lines(record(image_id="")), ["line 1: image_id is ''", "whole number"]),
+    "id of two images": (
+        "c.jsonl",
+        lines(record("a.jpg", image_id=7), B, record("c.jpg", image_id="7")),
+        ["line 3: image 'c.jpg' has the id '7' of 'a.jpg' (line 1)", "give each an image_id of its own"],
+    ),
+    "two ids of an image": (
+        "c.csv",
+        "image,image_id,caption\na.jpg,1,x\na.jpg,1,y\na.jpg,2,z\n",
+        ["line 4: image 'a.jpg' has more than one id: '1' (line 2), '2' (line 4)", "keep one"],
+    ),
+    "default ids collide": (
+        "c.jsonl",
+        lines(A, record("a.png")),
+        ["line 2: image 'a.png' has the id 'a' of 'a.jpg' (line 1)", "path without extension"],
+    ),
+    "two splits of an image": (
+        "c.jsonl",
+        lines(TRAIN, VAL, TEST, record("a.jpg", split="test")),
+        ["line 4: image 'a.jpg' has more than one split: 'train' (line 1), 'test' (line 4)", "keep one"],
+    ),
+    "unknown split": (
+        "c.jsonl",
+        lines(TRAIN, VAL, record("c.jpg", split="Test")),
+        ["1 fault;", "line 3: split is 'Test'; allowed: train, val, test, validation, valid, dev"],
+    ),
+    "some without split": (
+        "c.jsonl",
+        lines(TRAIN, VAL, TEST, record("sub/d.jpg")),
+        [
+            "line 4: 1 of 4 images have no split, the first is 'sub/d.jpg'",
+            "give every image a split, or none",
+        ],
+    ),
+    "no test images": (
+        "c.jsonl",
+        lines(TRAIN, VAL),
+        ["no test images (splits found: train, val); mark some with the split test, or remove all splits"],
+    ),
+    "no val or train images": ("c.jsonl", lines(TEST), ["2 faults", "no train images", "no val images"]),
+    "too few to draw": (
+        "c.jsonl",
+        lines(A, B),
+        ["images found: 2; val takes 1 (0.1)", "no train images", "add images"],
+    ),
+    "Latin-1": (
+        "c.csv",
+        "image,caption\na.jpg,a dog\nb.png,a café\n".encode("latin-1"),
+        ["line 3: not UTF-8 (byte 0xe9 at offset 37)", "save the file with the encoding UTF-8"],
+    ),
+    "UTF-16": ("c.json", json.dumps([A]).encode("utf-16"), ["line 1: not UTF-8 (byte 0xff at offset 0)"]),
+    "absolute path": ("c.jsonl", lines(A, record("/etc/passwd")), ["line 2: image '/etc/passwd' leaves the"]),
+    "dots": (
+        "c.csv",
+        "image,caption\nsub/../a.jpg,x\n",
+        ["line 2: image 'sub/../a.jpg' leaves", "without '..'"],
+    ),
+    "only a dot": ("c.jsonl", lines(record(".")), ["line 1: image '.' leaves the images folder"]),
+    "NUL in path": ("c.jsonl", lines(record("a\0.jpg")), [r"line 1: image 'a\x00.jpg' "]),
+    "extension": ("c.txt", lines(A), ["c.txt: extension '.txt'", "must end in one of .json, .jsonl, .csv"]),
+    "JSON syntax": (
+        "c.json",
+        '[\n {"image": "a.jpg",\n  "caption" "x"}\n]',
+        ["line 3: not valid JSON", "column 13"],
+    ),
+    "JSONL as JSON": (
+        "c.json",
+        lines(A, B),
+        ["line 2: not valid JSON", "one record a line must end in .jsonl"],
+    ),
+    "JSON not a list": ("c.json", json.dumps({"a": 1}), ["found {'a': 1}", "must hold a list of records"]),
+    "JSON too deep": ("c.json", "[" * 100_000, ["not a usable JSON record", "recursion", "must look like"]),
+    "JSON key twice": (
+        "c.json",
+        '[{"image": "a.jpg", "caption": "x"},\n{"image": "b.png", "image": "c.jpg", "caption": "y"}]',
+        ["1 fault;", "record 2 (line 2)", "the key 'image' is given twice; keep one"],
+    ),
+    "JSONL syntax": (
+        "c.jsonl",
+        lines(A) + "\n{'image'}\n" + lines(C),
+        ["line 3: not valid JSON", "column 2"],
+    ),
+    "ragged row": (
+        "c.csv",
+        "image,caption\na.jpg,a dog, running\nb.png\n",
+        [
+            "2 faults",
+            "line 2: 3 fields where the header names 2 (image, caption)",
+            "in double quotes",
+            "line 3: 1 f",
+        ],
+    ),
+    "unclosed quote": (
+        "c.csv",
+        'image,caption\na.jpg,x\nb.png,"a dog\nc.jpg,y\n',
+        ["line 3: not valid CSV", "quote"],
+    ),
+    "unknown column": (
+        "c.csv",
+        "image,caption,Split\na.jpg,x,val\n",
+        ["line 1: unknown column 'Split'", "split and"],
+    ),
+    "missing column": ("c.csv", "image,split\na.jpg,val\n", ["line 1: no column 'caption'", "must name"]),
+    "column twice": ("c.csv", "image,caption,caption\na.jpg,x,y\n", ["line 1: a column is named twice"]),
+    "semicolons": (
+        "c.csv",
+        "image;caption\na.jpg;x\n",
+        ["unknown column 'image;caption'", "separated by commas"],
+    ),
+    "empty JSON": ("c.json", "", ["no records found", "at least one image"]),
+    "empty list": ("c.json", " []\n", ["no records found", "at least one image"]),
+    "empty JSONL": ("c.jsonl", "\n\n", ["no records found", "at least one image"]),
+    "empty CSV": ("c.csv", b"", ["no records found", "at least one image"]),
+    "only a header": ("c.csv", "image,caption\n", ["no records found", "at least one image"]),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_captions_file(photographs: Path, tmp_path: Path, case: str) -> None:
+    name, content, parts = BROKEN[case]
+    images = tmp_path / "images"
+    images.symlink_to(photographs)
+    text = message(images, name, content)
+    assert text.startswith(f"{tmp_path / name}: ")
+    assert [part for part in parts if part not in text] == [], text
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+def _encapsulated_postscript(path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+
+
+def _link_out(path: Path) -> None:
+    outside = path.parent.parent / "outside.jpg"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+DAMAGED = {
+    "truncated": (_truncate, ["cannot be read: ", "truncated", "replace it or remove its captions"]),
+    "zero bytes": (lambda path: path.write_bytes(b""), ["is an empty file (0 bytes)", "replace it"]),
+    "not an image": (
+        lambda path: path.write_text("<html>404"),
+        ["not an image in a known format (JPEG, PNG"],
+    ),
+    "refused format": (_encapsulated_postscript, ["not an image in a known format (JPEG, PNG", "convert"]),
+    "warned bomb": (
+        lambda path: Image.new("1", (9500, 9500)).save(path, "PNG"),
+        ["more than 89,478,485 pixels"],
+    ),
+    "bomb": (
+        lambda path: Image.new("1", (20000, 9500)).save(path, "PNG"),
+        ["more than 89,478,485", "scale it"],
+    ),
+    "link out": (_link_out, ["is a link that leaves ", "put the file itself into that folder"]),
+    "link to itself": (lambda path: (path.unlink(), path.symlink_to(path)), []),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_image(images: Path, case: str) -> None:
+    damage, parts = DAMAGED[case]
+    damage(images / "c.jpg")
+    text = message(images, "c.jsonl", lines(A, B, C))
+    assert "1 fault; nothing was written\n  line 3: image 'c.jpg' " in text
+    assert [part for part in parts if part not in text] == [], text
+
+
+def test_truncated_png_is_found(images: Path) -> None:
+    _truncate(images / "b.png")
+    assert "line 2: image 'b.png' cannot be read" in message(images, "c.jsonl", lines(A, B, C))
+
+
+def test_missing_files_are_named_together(tmp_path: Path) -> None:
+    section = Custom(kind="custom", images=tmp_path / "photos", captions=tmp_path / "c.csv")
+    with pytest.raises(UserError) as caught:
+        custom.prepare(section, tmp_path / "out")
+    first, second = str(caught.value).splitlines()
+    assert first == f"{tmp_path}/c.csv: no such file; set dataset.captions to your captions file"
+    assert second == f"{tmp_path}/photos: no such folder; set dataset.images to the folder of images"
+
+
+def test_unreadable_captions_file(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    text = message(images, "c.csv", "image,caption\n")
+    assert text == f"{images.parent}/c.csv: cannot be read: Permission denied; check its permissions"
+
+
+def test_faults_come_together_in_order_and_twenty_at_a_time(images: Path) -> None:
+    (images / "a.jpg").write_bytes(b"")
+    text = message(images, "c.jsonl", lines(A, *(record(f"{n}.jpg", [""]) for n in range(28)), record(2)))
+    title, *faults = text.splitlines()
+    assert title == f"{images.parent}/c.jsonl: 58 faults; nothing was written"
+    assert faults[0].startswith("  line 1: image 'a.jpg' is an empty file")
+    assert faults[1] == "  line 2: caption 1 is empty; write one or remove it"
+    assert faults[2].startswith("  line 2: image '0.jpg' is not in ")
+    assert faults[20:] == ["  ... and 38 more"]
+    assert len(faults) == captions_file.FAULTS_SHOWN + 1
+
+
+def test_long_values_are_cut(images: Path) -> None:
+    text = message(images, "c.jsonl", lines(record(["x" * 10_000])))
+    assert len(text) < 600
+
+
+CAPTIONS = dict(zip(NAMES, (["Köter, nass", 'a "dog"'], ["two\nlines"], ["dup", "dup"], ["d"]), strict=True))
+WHERE = {"a.jpg": "train", "b.png": "dev", "c.jpg": "test", "sub/d.jpg": "train"}
+QUOTED = (
+    "image,caption,split\r\n"
+    'a.jpg,"Köter, nass",train\r\na.jpg,"a ""dog""",train\r\nb.png,"two\nlines",validation\r\n'
+    "c.jpg,dup,test\r\n\r\nc.jpg,dup,test\r\n./sub//d.jpg,d,train\r\n"
+)
+LISTS = [{"image": name, "captions": CAPTIONS[name], "split": WHERE[name]} for name in NAMES]
+SINGLES = [
+    {"image": name, "caption": caption, "split": WHERE[name], "image_id": None}
+    for name in NAMES
+    for caption in CAPTIONS[name]
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("lists.json", json.dumps(LISTS, indent=2)),
+        ("singles.json", json.dumps(SINGLES, ensure_ascii=False)),
+        ("lists.jsonl", lines(*LISTS).replace("\n", "\r\n\n")),
+        ("singles.JSONL", lines(*SINGLES).encode("utf-8-sig")),
+        ("rows.csv", QUOTED),
+        ("rows-bom.CSV", QUOTED.encode("utf-8-sig")),
+    ],
+)
+def test_every_format_gives_the_same_splits(images: Path, name: str, content: str | bytes) -> None:
+    splits = run(images, name, content)
+    found = {
+        split: [(r.image_id, r.image, list(r.captions)) for r in splits[split].records] for split in SPLITS
+    }
+    assert found == {
+        "train": [("a", "a.jpg", CAPTIONS["a.jpg"]), ("sub/d", "sub/d.jpg", ["d"])],
+        "val": [("b", "b.png", ["two\nlines"])],
+        "test": [("c", "c.jpg", ["dup", "dup"])],
+    }
+    assert splits["train"].path(1).is_file()
+
+
+def test_ids_given_once_hold_for_all_rows_of_an_image(images: Path) -> None:
+    text = "image_id,split,image,caption\n7,train,a.jpg,x\n,,a.jpg,y\n8,val,b.png,z\n,test,c.jpg,w\n"
+    splits = run(images, "rows.csv", text)
+    assert [(r.image_id, r.captions) for r in splits["train"].records] == [("7", ("x", "y"))]
+    assert [splits[name].records[0].image_id for name in ("val", "test")] == ["8", "c"]
+
+
+def test_dataset_json_says_what_made_it(
+    images: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("rvlr"), "propagate", True)  # log.setup, if a test ran it, ends it
+    with caplog.at_level(logging.INFO, "rvlr"):
+        run(images, "rows.csv", QUOTED, name="mine")
+    about = io.read_json(images.parent / "out-rows.csv" / "splits" / "dataset.json")
+    assert about["image_root"] == str(images)
+    assert about["counts"]["test"] == {"images": 1, "captions": 2}
+    assert about["name"] == "mine"
+    assert about["captions_sha256"] == io.sha256(images.parent / "rows.csv")
+    assert about["splits_from"] == {"source": "file"}
+    assert "mine: 2 train, 1 val, 1 test images, splits by file" in caplog.text
+    assert "check images 4/4" in caplog.text
+
+
+def _many(images: Path, count: int) -> list[dict[str, object]]:
+    for number in range(count):
+        shutil.copy(images / "a.jpg", images / f"{number}.jpg")
+    return [record(f"{number}.jpg", [f"number {number}"]) for number in range(count)]
+
+
+def test_drawn_splits_do_not_depend_on_the_order_of_records(images: Path) -> None:
+    records, ratio = _many(images, 40), SplitRatio(val=0.2, test=0.1, seed=3)
+    forward = run(images, "f.jsonl", lines(*records), split=ratio)
+    backward = run(images, "b.json", json.dumps(records[::-1]), split=ratio)
+    for name, count in {"train": 28, "val": 8, "test": 4}.items():
+        assert len(forward[name].records) == count
+        assert forward[name].records == backward[name].records
+    images_used = [r.image for name in SPLITS for r in forward[name].records]
+    assert sorted(images_used) == sorted(str(r["image"]) for r in records)
+    about = io.read_json(images.parent / "out-b.json" / "splits" / "dataset.json")
+    assert about["splits_from"] == {"source": "ratio", "val": 0.2, "test": 0.1, "seed": 3}
+
+
+def test_drawn_splits_depend_on_the_seed_alone(images: Path) -> None:
+    text = lines(*_many(images, 40))
+    zero, again, one = (run(images, "c.jsonl", text, split=SplitRatio(seed=seed)) for seed in (0, 0, 1))
+    assert zero["val"].records == again["val"].records
+    assert zero["val"].records != one["val"].records
+    # pinned: the same seed must give the same splits with any version of any library
+    assert [r.image_id for r in zero["val"].records] == ["11", "13", "38", "5"]
+
+
+def test_smallest_drawn_splits_hold_one_image_each(images: Path) -> None:
+    splits = run(images, "c.jsonl", lines(A, B, C))
+    assert [len(splits[name].records) for name in SPLITS] == [1, 1, 1]
+
+
+def test_ratio_that_leaves_no_training_images(images: Path) -> None:
+    text = message(images, "c.jsonl", lines(*_many(images, 10)), split=SplitRatio(val=0.5, test=0.49))
+    assert "images found: 10; val takes 5 (0.5) and test 5 (0.49), which leaves no train" in text
+
+
+def test_links_within_the_folder_are_followed(images: Path) -> None:
+    (images / "link.jpg").symlink_to("sub/d.jpg")
+    splits = run(images, "c.jsonl", lines(A, B, record("link.jpg")))
+    assert sum(len(split.records) for split in splits.values()) == 3
+
+
+def test_real_photographs(shared: Path, tmp_path: Path) -> None:
+    data = shared / "data" / "flickr8k-mini"
+    found = {}
+    for name in ("captions.json", "captions.csv"):
+        section = Custom(kind="custom", images=data / "images", captions=data / name)
+        custom.prepare(section, tmp_path / name)
+        found[name] = [read_split(tmp_path / name / "splits" / f"{split}.jsonl") for split in SPLITS]
+    assert [len(split.records) for split in found["captions.json"]] == [600, 100, 100]
+    assert {len(r.captions) for split in found["captions.json"] for r in split.records} == {5}
+    assert found["captions.json"] == found["captions.csv"]
+
+
+def test_real_photograph_cut_short(shared: Path, images: Path) -> None:
+    source = sorted((shared / "data" / "flickr8k-mini" / "images").glob("*.jpg"))[0]
+    data = source.read_bytes()
+    (images / "c.jpg").write_bytes(data[: len(data) // 2])
+    assert "line 3: image 'c.jpg' cannot be read: " in message(images, "c.jsonl", lines(A, B, C))

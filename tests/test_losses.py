@@ -1,0 +1,123 @@
+"""The losses against the published implementation's values and gradients, and against slow, obvious versions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rvlr import losses
+
+GOLDEN = Path(__file__).parent / "golden"
+PUBLISHED = json.loads((GOLDEN / "losses.json").read_text())
+NAMES = {
+    "itc": "itc",
+    "iic": "image_distill",
+    "ttc": "text_distill",
+    "kd": "relation_kd",
+    "kdi": "relation_kd_image",
+    "kdt": "relation_kd_text",
+}
+FEATURES = ("image_feat", "text_feat", "image_teacher_feat", "text_teacher_feat", "fused_cls")
+
+
+@pytest.mark.parametrize("case", [name for name, value in PUBLISHED.items() if value["distance"] in losses.DISTANCES])
+def test_losses_equal_published_values_and_gradients(case: str) -> None:
+    published, arrays = PUBLISHED[case], np.load(GOLDEN / "losses.npz")
+    tensors = {name: torch.tensor(arrays[name], requires_grad=True) for name in FEATURES}
+    scalars = {
+        name: torch.tensor(published[name], dtype=torch.float64, requires_grad=True)
+        for name in ("temp", "relation_temp", "fusion_weight")
+    }
+    ids = torch.tensor(arrays["idx"])
+    image, text = tensors["image_feat"], tensors["text_feat"]
+    temperature, relation_temperature = scalars["temp"], scalars["relation_temp"]
+    terms = {
+        "itc": losses.itc(image, text, ids, temperature),
+        "iic": losses.representation_distillation(image, tensors["image_teacher_feat"], ids, temperature),
+        "ttc": losses.representation_distillation(text, tensors["text_teacher_feat"], ids, temperature),
+    }
+    terms["kd"], terms["kdi"], terms["kdt"] = losses.structure_distillation(
+        losses.relation(tensors["fused_cls"], relation_temperature),
+        losses.relation(torch.tensor(arrays["teacher_image"]), relation_temperature),
+        losses.relation(torch.tensor(arrays["teacher_text"]), relation_temperature),
+        scalars["fusion_weight"],
+        losses.DISTANCES[published["distance"]],
+    )
+    for name, value in terms.items():
+        assert value.item() == pytest.approx(published[NAMES[name]], rel=1e-9), name
+    total = sum(published["weights"][NAMES[name]] * value for name, value in terms.items())
+    assert total.item() == pytest.approx(published["weighted_total"], rel=1e-9)
+    total.backward()
+    for name, scalar in scalars.items():
+        assert scalar.grad.item() == pytest.approx(published[f"grad_{name}"], rel=1e-9), name
+    for name, tensor in tensors.items():
+        expected = arrays[f"{case}/grad_{name}"]
+        np.testing.assert_allclose(tensor.grad.numpy(), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+
+
+def test_itc_by_hand() -> None:
+    # two captions of one image and one of another: rows 0 and 1 share their targets
+    image = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    text = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+    ids = torch.tensor([5, 5, 9])
+    logits = (image @ text.T).tolist()
+    targets = [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
+
+    def cross_entropy(rows: list[list[float]]) -> float:
+        total = 0.0
+        for row, target in zip(rows, targets, strict=True):
+            log_sum = np.log(np.exp(row).sum())
+            total -= sum(share * (value - log_sum) for share, value in zip(target, row, strict=True))
+        return total / len(rows)
+
+    expected = (cross_entropy(logits) + cross_entropy(np.transpose(logits).tolist())) / 2
+    assert losses.itc(image, text, ids, torch.tensor(1.0)).item() == pytest.approx(expected, rel=1e-7)
+
+
+def test_off_diagonal_goes_row_by_row() -> None:
+    matrix = torch.arange(9).view(3, 3)
+    assert losses.off_diagonal(matrix).tolist() == [1, 2, 3, 5, 6, 7]
+
+
+def test_hard_negatives_are_never_of_the_same_image_and_follow_the_stated_probabilities() -> None:
+    torch.manual_seed(0)
+    ids = torch.tensor([0, 0, 1, 2])
+    similarity = torch.tensor([[0.9, 0.9, 0.2, 0.1]] * 4)
+    temperature = torch.tensor(0.1)
+    drawn = torch.stack([losses.hard_negatives(similarity, ids, temperature)[0] for _ in range(20_000)])
+    weights = torch.softmax(similarity / temperature, dim=1) + 1e-5
+    weights[ids[:, None] == ids[None, :]] = 0
+    expected = weights / weights.sum(dim=1, keepdim=True)
+    for row in range(4):
+        share = torch.bincount(drawn[:, row], minlength=4) / len(drawn)
+        assert share[ids == ids[row]].sum() == 0
+        torch.testing.assert_close(share, expected[row], atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("extreme", [0.0, 1e4, -1e4])
+def test_hard_negatives_survive_extreme_similarities(extreme: float) -> None:
+    ids = torch.arange(6)
+    similarity = torch.zeros(6, 6)
+    similarity[:, 0] = extreme
+    column, found = losses.hard_negatives(similarity, ids, torch.tensor(1e-3))
+    assert found.all()
+    assert (column != ids).all()
+
+
+def test_itm_leaves_rows_without_a_negative_out() -> None:
+    ids = torch.tensor([3, 3])
+    column, found = losses.hard_negatives(torch.zeros(2, 2), ids, torch.tensor(0.07))
+    assert not found.any()
+    assert column.shape == (2,)
+    positive, negative = torch.randn(2, 2), torch.randn(4, 2)
+    only_positive = torch.nn.functional.cross_entropy(positive, torch.ones(2, dtype=torch.long))
+    torch.testing.assert_close(losses.itm(positive, negative, torch.cat([found, found])), only_positive)
+
+
+def test_itm_weighs_every_pair_alike() -> None:
+    positive, negative = torch.randn(3, 2), torch.randn(6, 2)
+    labels = torch.tensor([1] * 3 + [0] * 6)
+    expected = torch.nn.functional.cross_entropy(torch.cat([positive, negative]), labels)
+    torch.testing.assert_close(losses.itm(positive, negative, torch.ones(6, dtype=torch.bool)), expected)

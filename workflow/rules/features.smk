@@ -1,0 +1,24 @@
+rule extract_features:
+    input:
+        config="results/{dataset}/config/teacher-{teacher}.yaml",
+        model=trained_teacher,
+        split="results/{dataset}/splits/train.jsonl",
+    output:
+        image="results/{dataset}/seed{seed}/teacher-{teacher}/features/image.npy",
+        text="results/{dataset}/seed{seed}/teacher-{teacher}/features/text.npy",
+        index="results/{dataset}/seed{seed}/teacher-{teacher}/features/index.json",
+    log:
+        "results/{dataset}/logs/seed{seed}/features-{teacher}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/seed{seed}/features-{teacher}.tsv"
+    params:
+        model=model_option,
+        output=subpath(output.index, parent=True),
+    threads: 8
+    resources:
+        gpu=processes_of,
+    conda:
+        "../../envs/rvlr.yaml"
+    shell:
+        "python -m rvlr extract --config {input.config} {params.model} --split {input.split} "
+        "--output {params.output} --log-file {log}"

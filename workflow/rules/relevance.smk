@@ -1,0 +1,18 @@
+rule compute_relevance:
+    input:
+        config="results/{dataset}/config/relevance.yaml",
+        split="results/{dataset}/splits/{split}.jsonl",
+        about="results/{dataset}/splits/dataset.json",
+    output:
+        matrix="results/{dataset}/relevance/{split}.npy",
+        about="results/{dataset}/relevance/{split}.json",
+    log:
+        "results/{dataset}/logs/relevance-{split}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/relevance-{split}.tsv"
+    threads: 8
+    conda:
+        "../../envs/rvlr.yaml"
+    shell:
+        "python -m rvlr relevance --config {input.config} --split {input.split} "
+        "--output {output.matrix} --log-file {log}"

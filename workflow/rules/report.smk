@@ -1,0 +1,76 @@
+rule summarise:
+    input:
+        evaluation_files(),
+    output:
+        csv=report("results/{dataset}/summary.csv", caption="../report/summary.rst", category="Summary"),
+        markdown="results/{dataset}/summary.md",
+        text="results/{dataset}/summary.txt",
+    log:
+        "results/{dataset}/logs/summarise.log",
+    benchmark:
+        "results/{dataset}/benchmarks/summarise.tsv"
+    conda:
+        "../../envs/rvlr.yaml"
+    shell:
+        "python -m rvlr summarise {input} --csv {output.csv} --markdown {output.markdown} --text {output.text} "
+        "--log-file {log}"
+
+
+rule plot_losses:
+    input:
+        metrics_files(),
+    output:
+        report("results/{dataset}/figures/losses.png", caption="../report/losses.rst", category="Figures"),
+    log:
+        "results/{dataset}/logs/plot-losses.log",
+    benchmark:
+        "results/{dataset}/benchmarks/plot-losses.tsv"
+    conda:
+        "../../envs/rvlr.yaml"
+    shell:
+        "python -m rvlr plot-losses {input} --output {output} --log-file {log}"
+
+
+rule plot_three_ways:
+    input:
+        evaluation_files(),
+    output:
+        report("results/{dataset}/figures/three-ways.png", caption="../report/three-ways.rst", category="Figures"),
+    log:
+        "results/{dataset}/logs/plot-three-ways.log",
+    benchmark:
+        "results/{dataset}/benchmarks/plot-three-ways.tsv"
+    conda:
+        "../../envs/rvlr.yaml"
+    shell:
+        "python -m rvlr plot-three-ways {input} --output {output} --log-file {log}"
+
+
+rule draw_sheets:
+    input:
+        rankings=f"results/{{dataset}}/seed{SETTINGS.seeds[0]}/{{run}}/eval/rankings.npz",
+        split="results/{dataset}/splits/test.jsonl",
+    output:
+        cross=report(
+            "results/{dataset}/figures/{run}-cross-modal.png",
+            caption="../report/sheet.rst",
+            category="Retrieved",
+            labels={"model": "{run}", "retrieval": "image and text"},
+        ),
+        single=report(
+            "results/{dataset}/figures/{run}-single-modal.png",
+            caption="../report/sheet.rst",
+            category="Retrieved",
+            labels={"model": "{run}", "retrieval": "within a modality"},
+        ),
+    log:
+        "results/{dataset}/logs/sheets-{run}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/sheets-{run}.tsv"
+    params:
+        queries=SETTINGS.evaluation.queries_shown,
+    conda:
+        "../../envs/rvlr.yaml"
+    shell:
+        "python -m rvlr draw-sheets --rankings {input.rankings} --split {input.split} --run {wildcards.run} "
+        "--queries {params.queries} --cross-modal {output.cross} --single-modal {output.single} --log-file {log}"

@@ -1,0 +1,30 @@
+rule train_student:
+    input:
+        config="results/{dataset}/config/student-{student}.yaml",
+        start=start_of_student,
+        features=features_of_student,
+        train="results/{dataset}/splits/train.jsonl",
+        val="results/{dataset}/splits/val.jsonl",
+    output:
+        model=directory("results/{dataset}/seed{seed}/student-{student}/model"),
+        metrics="results/{dataset}/seed{seed}/student-{student}/metrics.jsonl",
+        config="results/{dataset}/seed{seed}/student-{student}/config.yaml",
+        tensorboard=directory("results/{dataset}/seed{seed}/student-{student}/tensorboard"),
+    log:
+        "results/{dataset}/logs/seed{seed}/student-{student}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/seed{seed}/student-{student}.tsv"
+    params:
+        splits=subpath(input.train, parent=True),
+        features=features_folder,
+        output=subpath(output.config, parent=True),
+        resume="results/{dataset}/resume/seed{seed}/student-{student}",
+    threads: 8
+    resources:
+        gpu=processes_of,
+    conda:
+        "../../envs/rvlr.yaml"
+    shell:
+        "python -m rvlr train-student --config {input.config} --seed {wildcards.seed} --start {input.start} "
+        "--splits {params.splits} --features {params.features} --resume {params.resume} "
+        "--output {params.output} --log-file {log}"
