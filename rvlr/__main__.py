@@ -3,7 +3,6 @@
 Stages import what they need when they run, so that checking a configuration does not load PyTorch.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rvlr import config, io, log
-from rvlr.errors import UserError
+from rvlr.errors import Interrupted, UserError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 config_app = typer.Typer(no_args_is_help=True, help="Check or show a configuration file.")
@@ -95,7 +94,7 @@ def initialise(
 def train_teacher(
     config_file: ConfigFile,
     seed: Seed,
-    start: Annotated[Path, typer.Option(help="Model folder to start from.")],
+    start_model: Annotated[Path, typer.Option(help="Model folder to start from.")],
     splits: Annotated[Path, typer.Option(help="Folder of the splits.")],
     resume: Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")],
     output: Output,
@@ -104,17 +103,17 @@ def train_teacher(
     """Stage 1: train a teacher with contrast and matching."""
     log.setup(log_file)
     section = config.load(config_file, config.TrainedTeacher)
-    _spread(section.training.processes)
-    from rvlr.training import stage
+    from rvlr.training import distributed, stage
 
-    stage.train(section, seed, stage.Paths(start, splits, None, resume, output))
+    distributed.spread(section.training.processes)
+    stage.train(section, seed, stage.Paths(start_model, splits, None, resume, output))
 
 
 @app.command()
 def train_student(
     config_file: ConfigFile,
     seed: Seed,
-    start: Annotated[Path, typer.Option(help="Model folder to start from.")],
+    start_model: Annotated[Path, typer.Option(help="Model folder to start from.")],
     splits: Annotated[Path, typer.Option(help="Folder of the splits.")],
     features: Annotated[Path, typer.Option(help="Folder of the teacher's features.")],
     resume: Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")],
@@ -124,10 +123,10 @@ def train_student(
     """Stage 2: train a student that also distils a teacher's features."""
     log.setup(log_file)
     section = config.load(config_file, config.Student)
-    _spread(section.training.processes)
-    from rvlr.training import stage
+    from rvlr.training import distributed, stage
 
-    stage.train(section, seed, stage.Paths(start, splits, features, resume, output))
+    distributed.spread(section.training.processes)
+    stage.train(section, seed, stage.Paths(start_model, splits, features, resume, output))
 
 
 @app.command()
@@ -141,10 +140,11 @@ def extract(
     """Store a teacher's single-modal features of a split."""
     log.setup(log_file)
     section = config.load(config_file, config.Teacher)
-    _spread(section.training.processes if isinstance(section, config.TrainedTeacher) else section.processes)
     from rvlr import features
     from rvlr.data.records import read_split
+    from rvlr.training import distributed
 
+    distributed.spread(section.training.processes if isinstance(section, config.TrainedTeacher) else section.processes)
     features.extract(section, model, read_split(split), output)
 
 
@@ -229,21 +229,6 @@ def draw_sheets(
     sheets.draw_single_modal(rankings, records, queries, single_modal, run)
 
 
-def _spread(processes: int) -> None:
-    """Become torchrun if more than one process is wanted and this is not one of them yet.
-
-    The process is replaced rather than kept as a parent, so that signals reach torchrun, which passes them on.
-    """
-    if processes == 1 or "LOCAL_RANK" in os.environ:
-        return
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
-        raise UserError(f"{processes} processes need {processes} GPUs, {torch.cuda.device_count()} are visible")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    os.execv(sys.executable, [*torchrun, "-m", "rvlr", *sys.argv[1:]])
-
-
 def main() -> None:
     """Run the command line; faults a user can mend end with one message and exit status 1."""
     try:
@@ -254,6 +239,9 @@ def main() -> None:
         else:
             typer.echo(f"error: {error}", err=True)
         sys.exit(1)
+    except Interrupted as stop:
+        log.logger.warning("%s", stop)
+        sys.exit(stop.exit_status)
     except Exception:
         # a fault of ours: the traceback belongs in the log file too
         if not log.logger.handlers:

@@ -24,6 +24,7 @@ from rvlr.errors import UserError
 from rvlr.log import logger, track
 from rvlr.models import build
 from rvlr.models.vision import VisionEncoder
+from rvlr.training.distributed import make_accelerator
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ def extract(section: config.Teacher, model: Path | None, split: Split, output: P
 
     model: the folder of a trained teacher, None for a pair of single-modal models.
     """
-    accelerator = Accelerator()
-    if isinstance(section, config.SingleModalTeacher):
+    single_modal = isinstance(section, config.SingleModalTeacher)
+    accelerator = make_accelerator(section.processes if single_modal else section.training.processes)
+    if single_modal:
         extractor = single_modal_extractor(section, accelerator.device)
         batch_size, workers = section.batch_size, section.workers
         about: dict[str, Any] = {"teacher": section.model_dump(mode="json")}

@@ -32,7 +32,7 @@ def setup(log_file: Path | None = None) -> None:
 
 
 class Progress:
-    """Reports how far a loop of `total` steps has come, at most once every `interval` seconds.
+    """Reports how far a loop of `total` steps has come, once every `interval` seconds; short loops say nothing.
 
     `start` is the step a resumed loop begins at; it does not count towards the rate.
     """
@@ -45,7 +45,7 @@ class Progress:
         """Say that `done` steps of the total are complete; what `note` returns is put after the rate. It is called
         only when a line is due, since reading a value off a GPU stalls it."""
         now = time.monotonic()
-        if now - self.reported < self.interval and done < self.total:
+        if now - self.reported < self.interval and (done < self.total or self.reported == self.begun):
             return
         self.reported = now
         meter = tqdm.format_meter(

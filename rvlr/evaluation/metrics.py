@@ -1,11 +1,11 @@
 """Metrics: rankings and their quality, query by query. Callers take the means.
 
-Enters: scores and relevance of a batch of queries, as arrays (queries, gallery). Leaves: one value a query. Nothing
-here knows images from captions; `rvlr.evaluation.protocols` builds the batches, small enough for memory. METHOD.md,
+Enters: scores and relevance of a batch of Q queries over a gallery of G items. Leaves: one value a query. Nothing
+here knows images from captions; `rvlr.evaluation.protocols` makes the batches, small enough for memory. METHOD.md,
 "Evaluation".
 
-Ties: wherever two items have equal scores, the less relevant one comes first, then the one with the lower index. A
-model that cannot tell items apart thus gains nothing by it, and no number depends on the order of the gallery.
+Ties: of two items with equal scores the less relevant one comes first, then the one with the lower index. A model
+that cannot tell items apart gains nothing by it, and no number depends on the order of the gallery.
 """
 
 import numpy as np
@@ -30,14 +30,14 @@ def top_k(scores: np.ndarray, relevance: np.ndarray, k: int) -> np.ndarray:
 
 
 def top_gains(relevance: np.ndarray, k: int) -> np.ndarray:
-    """The k highest values (Q, k) of each row of relevance (Q, G), highest first: the gains of an ideal ranking."""
+    """The gains (Q, k) of an ideal ranking: the k highest values of each row of relevance (Q, G), descending."""
     gallery = relevance.shape[1]
     return np.sort(np.partition(relevance, gallery - k, axis=1)[:, gallery - k :], axis=1)[:, ::-1]
 
 
 def dcg_at_k(gains: np.ndarray, k: int) -> np.ndarray:
-    """Discounted cumulative gain (Q,), float64, of ranked gains (Q, R): the sum of gain_r / log2(r + 1) over the
-    ranks r = 1 .. min(k, R)."""
+    """Discounted cumulative gain (Q,), float64, of ranked gains (Q, R): the sum of gain_r / log2(r + 1) over ranks
+    r = 1 .. min(k, R)."""
     gains = gains[:, :k].astype(np.float64)
     return gains @ (1 / np.log2(np.arange(2, gains.shape[1] + 2)))
 
@@ -45,22 +45,22 @@ def dcg_at_k(gains: np.ndarray, k: int) -> np.ndarray:
 def ndcg_at_k(gains: np.ndarray, ideal: np.ndarray, k: int) -> np.ndarray:
     """Normalised discounted cumulative gain (Q,), float64, between 0 and 1: NDCG@k = DCG@k / ideal DCG@k.
 
-    The gain is linear, i.e. the relevance itself, not 2^relevance - 1. `gains` (Q, R) are the relevances in the order
-    of the ranking, `ideal` (Q, R) those of the best ranking of the same admissible items, highest first. With fewer
-    than k items, both sums run over what there is. Without a relevant item every ranking is as good as any other and
-    NDCG is not defined: raises ValueError, so leave such queries out.
+    The gain is linear, i.e. the relevance itself, not 2^relevance - 1. `gains` (Q, R) are the relevances in the
+    order of the ranking, `ideal` (Q, R) those of the best ranking of the same admissible items. With fewer than k
+    items, both sums run over what there is. Without a relevant item every ranking is as good as any other and NDCG
+    is not defined: raises ValueError, so leave such queries out.
     """
     best = dcg_at_k(ideal, k)
     if not (best > 0).all():
-        raise ValueError(f"{int((~(best > 0)).sum())} queries have no relevant item; NDCG is not defined for them")
+        raise ValueError(f"{np.sum(~(best > 0))} queries have no relevant item, so NDCG is not defined for them")
     return dcg_at_k(gains, k) / best
 
 
 def hit_ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """Rank (Q,), int64, from 1, of the best relevant item of each query, from scores and relevant (Q, G), bool.
 
-    It is 1 + the number of irrelevant items that score at least as much; other relevant items do not count, so a query
-    may have any number of them. Raises ValueError if a query has none.
+    It is 1 + the number of irrelevant items that score at least as much; other relevant items do not count, so a
+    query may have any number of them. Raises ValueError if a query has none.
     """
     _check_numbers(scores)
     best = np.where(relevant, scores, -np.inf).max(axis=1)
@@ -70,13 +70,13 @@ def hit_ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
 
 
 def recall_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
-    """Recall@k (Q,), float64, in the sense of this field, a hit: 1 if at least one relevant item is among the first k,
-    else 0. It is not the fraction of the relevant items found."""
+    """Recall@k (Q,), float64, in the sense of this field, a hit: 1 if a relevant item is among the first k, else 0.
+    It is not the fraction of the relevant items that were found."""
     return (ranks <= k).astype(np.float64)
 
 
 def median_rank(ranks: np.ndarray) -> float:
-    """Median of the ranks (Q,) of the best relevant items; 1 is best. Halfway between the middle two if Q is even."""
+    """Median of the ranks (Q,) of the best relevant items, from 1; halfway between the middle two if Q is even."""
     return float(np.median(ranks))
 
 

@@ -1,14 +1,14 @@
 """Protocols: which queries rank which gallery by which score, and the numbers that come out.
 
-Enters: embeddings, match logits and relevance of a split, see `Inputs`. Leaves: a `Result`. `paper` gives the numbers
-of METHOD.md "Evaluation, the paper's protocol" with everything that section and "Where the published code differs"
-name; `corrected` mends what is wrong with them. N images, C captions, E the width of the shared embedding space.
+Enters: embeddings, match logits and relevance of a split, see `Inputs`. Leaves: a `Result`. `paper` gives the
+numbers of METHOD.md "Evaluation, the paper's protocol", with the accidents named under "Where the published code
+differs"; `corrected` mends them. N images, C captions, E the width of the shared embedding space, Q queries, G items.
 
-Directions: i2t and t2i are cross-modal, i2i and t2t single-modal, i2it and t2it mixed. In a mixed list, index j < N is
-image j and index N + c is caption c.
+Directions: i2t and t2i are cross-modal, i2i and t2t single-modal, i2it and t2it mixed. In a mixed list, index j < N
+is image j and index N + c is caption c. Queries go in batches, so that nothing as large as a score matrix is made.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -47,13 +47,18 @@ class Inputs:
         images, captions = len(self.image_embeds), len(self.text_embeds)
         if images < 2:
             raise UserError(f"the split has {images} image(s); retrieval needs at least 2")
-        shapes = {"scores_i2t": (images, captions), "scores_t2i": (captions, images), "relevance": (captions, images)}
-        shapes |= {"caption_image": (captions,), "text_embeds": (captions, self.image_embeds.shape[1])}
+        shapes = {
+            "text_embeds": (captions, self.image_embeds.shape[1]),
+            "scores_i2t": (images, captions),
+            "scores_t2i": (captions, images),
+            "relevance": (captions, images),
+            "caption_image": (captions,),
+        }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name}: shape {getattr(self, name).shape} found, {shape} expected")
         if not np.array_equal(np.unique(self.caption_image), np.arange(images)):
-            raise ValueError("caption_image: every image needs a caption, and every caption one of the images")
+            raise ValueError("caption_image: every image needs a caption, every caption one of the images")
         if (np.diff(self.caption_image) < 0).any():
             raise ValueError("caption_image: captions must come in the order of their images")
 
@@ -100,8 +105,8 @@ class Result:
 
     numbers: name -> value, in percent; but `*_median_rank` are ranks, and `r_sum` adds up six percentages.
     per_query: name -> float32, one value a query, whose mean is the number; `*_rank` is the rank of the best
-    relevant item. queries: direction -> which queries those values belong to. rankings: direction -> `Ranking`, of
-    all queries; only from `corrected`.
+    relevant item. queries: direction -> the queries these values belong to. rankings: direction -> `Ranking`, of all
+    queries; only from `corrected`.
     """
 
     numbers: dict[str, float] = field(default_factory=dict)
@@ -118,7 +123,7 @@ Batch = Callable[[Inputs, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def paper(inputs: Inputs) -> Result:
-    """The paper's numbers, accidents included; equal to the published code's but for ties, which it leaves to chance.
+    """The paper's numbers, accidents included; equal to the published code's but for ties, left to chance there.
 
     - i2t, t2i: match logits.
     - i2i, t2t: cosines. The query stays in its list with similarity 0 and relevance 0.
@@ -129,15 +134,17 @@ def paper(inputs: Inputs) -> Result:
     Text queries are the first captions only. A query without a relevant item counts as 0.
     """
     result = Result()
-    _add_recall(result, inputs, {"i2t": _paper_i2t, "t2i": _paper_t2i})
-    queries = np.arange(len(inputs.image_embeds))
-    batches = {"i2i": _paper_i2i, "t2t": _paper_t2t, "i2it": _paper_i2it, "t2it": _paper_t2it}
-    for direction, batch in batches.items():
-        listed = _rank(inputs, direction, queries, batch)
-        defined = listed.ideal[:, 0] > 0
+    for direction, batch in {"i2t": _paper_i2t, "t2i": _paper_t2i}.items():
+        _add_recall(result, direction, *_walk(inputs, "paper", direction, batch, _judge_hits))
+    _add_recall_means(result)
+    lists = {"i2i": _paper_i2i, "t2t": _paper_t2t, "i2it": _paper_i2it, "t2it": _paper_t2it}
+    for direction, batch in lists.items():
+        queries = np.arange(len(inputs.image_embeds))
+        _, _, gains, ideal = _walk(inputs, "paper", direction, batch, _judge_list, queries)
+        defined = ideal[:, 0] > 0
         for k in NDCG_CUTOFFS:
             values = np.zeros(len(queries))
-            values[defined] = metrics.ndcg_at_k(listed.gains[defined], listed.ideal[defined], k)
+            values[defined] = metrics.ndcg_at_k(gains[defined], ideal[defined], k)
             _add(result, f"{direction}_ndcg@{k}", 100 * values)
         result.queries[direction] = queries if direction[0] == "i" else inputs.first_captions
     return result
@@ -173,7 +180,8 @@ def _paper_t2it(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
     first = inputs.first_captions
     texts = inputs.text_units[first[rows]] @ inputs.text_units.T
     relevance = inputs.caption_relevance(rows)
-    return np.hstack([inputs.scores_t2i[first][:, rows].T, texts]), np.hstack([relevance[:, first], relevance])
+    images = inputs.scores_t2i[first][:, rows].T
+    return np.hstack([images, texts]), np.hstack([relevance[:, first], relevance])
 
 
 # --- corrected ---------------------------------------------------------------------------------------------------
@@ -182,42 +190,51 @@ def _paper_t2it(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def corrected(inputs: Inputs) -> Result:
     """The same six directions without the accidents.
 
-    - i2t, t2i: candidates by match logit, then everything else by cosine; ties count against the model.
+    - i2t, t2i: candidates by match logit, then everything else by cosine. Ties count against the model.
     - i2i, t2t, i2it, t2it: the query is in neither the list nor the ideal list. Every caption is a text query.
-    - Mixed lists are ranked by cosine in the shared space, for either kind of item, after both kinds are standardised
-      for the query: minus the mean, over the standard deviation, of its cosines with all images, or all captions,
-      but itself. Cosines with the other modality are as a whole far lower than those with the own (the modality
-      gap), so that plain cosines would list one kind after the other and measure the gap alone, and match logits are
-      another scale altogether and known of candidates only. Standardising asks how much an item stands out among its
-      kind. It leaves the order within a kind as it is, so a mixed list has the order of i2i (or t2t) in it.
-    - Relevance always takes the best of the *query's* captions or an average over them, so that it does not favour
-      images with many captions: caption d answers image q by relevance[d, q], and a caption of q alike (i.e. how well
-      d fits the image that the query describes); image j answers caption c by relevance[c, j], and image q by the
-      mean of that over q's captions.
-    - A query without a relevant item has no NDCG, so it is left out of the mean; `Result.queries` lists the others.
+    - Mixed lists are ranked by the cosine in the shared space for either kind of item, after each kind was
+      standardised for the query: minus the mean, over the standard deviation, of its cosines with all images, or
+      with all captions, itself left out. Cosines across modalities are as a whole lower than those within one (the
+      modality gap), so that plain cosines would list one kind after the other; match logits are on another scale
+      altogether, and known of candidates only. Standardised, an item is judged by how much it stands out among its
+      kind, the order within a kind stays that of its cosines, and an untrained model does as well as chance.
+    - Relevance: an image j answers caption c by relevance[c, j], and image q by the mean of that over q's captions.
+      A caption d answers image q, and any caption of q, by relevance[d, q]; relevance[c, image of d] would give all
+      captions of an image the same gain, and more where there are more of them. Means are less extreme than single
+      values, so that the ideal list of i2it holds far more captions than images.
+    - A query without a relevant item has no NDCG and is left out of the mean; `Result.queries` has the others.
 
     Raises UserError if no query of a direction has a relevant item.
     """
     result = Result()
-    images, captions = (np.arange(len(embeds)) for embeds in (inputs.image_embeds, inputs.text_embeds))
-    cross_modal = {"i2t": _corrected_i2t, "t2i": _corrected_t2i}
-    _add_recall(result, inputs, cross_modal)
-    for direction in cross_modal:
-        result.numbers[f"{direction}_median_rank"] = metrics.median_rank(result.per_query[f"{direction}_rank"])
+    for direction, batch in {"i2t": _corrected_i2t, "t2i": _corrected_t2i}.items():
+        ranks, indices, scores, _, _ = _walk(inputs, "corrected", direction, batch, _judge_both)
+        _add_recall(result, direction, ranks)
+        result.rankings[direction] = _ranking(indices, scores)
+    _add_recall_means(result)
+    _add_median_ranks(result)
     lists = {"i2i": _corrected_i2i, "t2t": _corrected_t2t, "i2it": _corrected_i2it, "t2it": _corrected_t2it}
-    for direction, batch in (cross_modal | lists).items():
-        queries = images if direction[0] == "i" else captions
-        listed = _rank(inputs, direction, queries, batch)
-        result.rankings[direction] = listed.ranking
-        if direction in lists:
-            defined = listed.ideal[:, 0] > 0
-            if not defined.any():
-                raise UserError(f"{direction}: no query has a relevant item, NDCG is not defined; check the relevance")
-            for k in NDCG_CUTOFFS:
-                values = metrics.ndcg_at_k(listed.gains[defined], listed.ideal[defined], k)
-                _add(result, f"{direction}_ndcg@{k}", 100 * values)
-            result.queries[direction] = queries[defined]
+    for direction, batch in lists.items():
+        indices, scores, gains, ideal = _walk(inputs, "corrected", direction, batch, _judge_list)
+        result.rankings[direction] = _ranking(indices, scores)
+        defined = ideal[:, 0] > 0
+        if not defined.any():
+            raise UserError(f"{direction}: no query has a relevant item, so NDCG is not defined; check the captions")
+        for k in NDCG_CUTOFFS:
+            values = metrics.ndcg_at_k(gains[defined], ideal[defined], k)
+            _add(result, f"{direction}_ndcg@{k}", 100 * values)
+        result.queries[direction] = np.flatnonzero(defined)
     return result
+
+
+def recalls(inputs: Inputs) -> dict[str, float]:
+    """The cross-modal numbers of `corrected` alone, which need no relevance; training selects its weights by them."""
+    result = Result()
+    for direction, batch in {"i2t": _corrected_i2t, "t2i": _corrected_t2i}.items():
+        _add_recall(result, direction, *_walk(inputs, "corrected", direction, batch, _judge_hits))
+    _add_recall_means(result)
+    _add_median_ranks(result)
+    return result.numbers
 
 
 def _corrected_i2t(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -262,52 +279,69 @@ def _corrected_t2it(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.nd
 # --- both --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """Rankings with the relevance of their items, and of those of an ideal ranking, both (Q, depth) float32."""
-
-    ranking: Ranking
-    gains: np.ndarray
-    ideal: np.ndarray
-
-
-def _rank(inputs: Inputs, direction: str, queries: np.ndarray, batch: Batch) -> _Listed:
-    indices, kept, gains, ideal = [], [], [], []
-    for rows in _batches(direction, queries):
-        scores, relevance = batch(inputs, rows)
-        depth = min(RANKING_DEPTH, int(np.isfinite(scores[0]).sum()))
-        order = metrics.top_k(scores, relevance, depth)
-        indices.append(order.astype(np.int32))
-        kept.append(np.take_along_axis(scores, order, axis=1))
-        gains.append(np.take_along_axis(relevance, order, axis=1).astype(np.float32))
-        ideal.append(metrics.top_gains(relevance, min(depth, NDCG_CUTOFFS[-1])).astype(np.float32))
-    ranking = Ranking(queries.astype(np.int32), np.concatenate(indices), np.concatenate(kept))
-    return _Listed(ranking, np.concatenate(gains), np.concatenate(ideal))
+def _walk(
+    inputs: Inputs,
+    protocol: str,
+    direction: str,
+    batch: Batch,
+    judge: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]],
+    queries: np.ndarray | None = None,
+) -> tuple[np.ndarray, ...]:
+    """What `judge` says of scores and relevance, batch by batch, joined; of all images or captions by default."""
+    if queries is None:
+        queries = np.arange(len(inputs.image_embeds if direction[0] == "i" else inputs.text_embeds))
+    batches = np.split(queries, range(QUERIES_AT_ONCE, len(queries), QUERIES_AT_ONCE))
+    steps = track(batches, f"{protocol} {direction}", len(batches), "batches")
+    return tuple(map(np.concatenate, zip(*(judge(*batch(inputs, rows)) for rows in steps), strict=True)))
 
 
-def _add_recall(result: Result, inputs: Inputs, directions: dict[str, Batch]) -> None:
-    """Put the cross-modal recalls, their means and their sum into the result."""
+def _judge_hits(scores: np.ndarray, relevant: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Rank of the best relevant item, (Q,)."""
+    return (metrics.hit_ranks(scores, relevant),)
+
+
+def _judge_list(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The list as indices, scores and gains (Q, depth), and the gains of the ideal list (Q, depth)."""
+    depth = min(RANKING_DEPTH, int(np.isfinite(scores[0]).sum()))
+    order = metrics.top_k(scores, relevance, depth)
+    gains = np.take_along_axis(relevance, order, axis=1)
+    ideal = metrics.top_gains(relevance, min(depth, NDCG_CUTOFFS[-1]))
+    return order.astype(np.int32), np.take_along_axis(scores, order, axis=1), gains, ideal
+
+
+def _judge_both(scores: np.ndarray, relevant: np.ndarray) -> tuple[np.ndarray, ...]:
+    return *_judge_hits(scores, relevant), *_judge_list(scores, relevant)
+
+
+def _ranking(indices: np.ndarray, scores: np.ndarray) -> Ranking:
+    return Ranking(np.arange(len(indices), dtype=np.int32), indices, scores)
+
+
+def _add_recall(result: Result, direction: str, ranks: np.ndarray) -> None:
+    result.queries[direction] = np.arange(len(ranks))
+    result.per_query[f"{direction}_rank"] = ranks.astype(np.float32)
+    for k in RECALL_CUTOFFS:
+        _add(result, f"{direction}_r@{k}", 100 * metrics.recall_at_k(ranks, k))
+
+
+def _add_recall_means(result: Result) -> None:
+    """`*_mean` over the cut-offs, `r_mean` over the two directions, `r_sum` over all six."""
     numbers = result.numbers
-    for direction, batch in directions.items():
-        queries = np.arange(len(inputs.image_embeds if direction == "i2t" else inputs.text_embeds))
-        ranks = [metrics.hit_ranks(*batch(inputs, rows)) for rows in _batches(direction, queries)]
-        result.per_query[f"{direction}_rank"] = np.concatenate(ranks).astype(np.float32)
-        result.queries[direction] = queries
-        for k in RECALL_CUTOFFS:
-            _add(result, f"{direction}_r@{k}", 100 * metrics.recall_at_k(np.concatenate(ranks), k))
-        numbers[f"{direction}_mean"] = sum(numbers[f"{direction}_r@{k}"] for k in RECALL_CUTOFFS) / len(RECALL_CUTOFFS)
-    numbers["r_mean"] = sum(numbers[f"{direction}_mean"] for direction in directions) / len(directions)
-    numbers["r_sum"] = sum(numbers[f"{direction}_r@{k}"] for direction in directions for k in RECALL_CUTOFFS)
+    recalled = {way: [numbers[f"{way}_r@{k}"] for k in RECALL_CUTOFFS] for way in ("i2t", "t2i")}
+    for way, values in recalled.items():
+        numbers[f"{way}_mean"] = sum(values) / len(values)
+    numbers["r_mean"] = (numbers["i2t_mean"] + numbers["t2i_mean"]) / 2
+    numbers["r_sum"] = sum(map(sum, recalled.values()))
+
+
+def _add_median_ranks(result: Result) -> None:
+    for way in ("i2t", "t2i"):
+        result.numbers[f"{way}_median_rank"] = metrics.median_rank(result.per_query[f"{way}_rank"])
 
 
 def _add(result: Result, name: str, values: np.ndarray) -> None:
     result.numbers[name] = float(values.mean())
     result.per_query[name] = values.astype(np.float32)
-
-
-def _batches(direction: str, queries: np.ndarray) -> Iterator[np.ndarray]:
-    batches = np.split(queries, range(QUERIES_AT_ONCE, len(queries), QUERIES_AT_ONCE))
-    return track(batches, direction, len(batches), "batches")
 
 
 def _put(values: np.ndarray, columns: np.ndarray, value: float) -> np.ndarray:

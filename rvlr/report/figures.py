@@ -56,7 +56,7 @@ class _Curves:
 
 
 def plot_losses(metrics: Mapping[str, Path], output: Path) -> None:
-    """Plot the loss terms and the val R-mean of every run as small multiples on common axes.
+    """Plot the loss terms and the val R-mean of every run as small multiples of equal vertical axes.
 
     metrics: name of the run -> its `metrics.jsonl`. Raises UserError naming a file that is none.
     """
@@ -130,7 +130,7 @@ def _draw_losses(axes: Axes, train: pd.DataFrame, lowest: float, highest: float)
     colours = {"loss": "black", **{term: _term_colour(term) for term in TERMS if term in train}}
     for term, colour in colours.items():
         axes.plot(train.index, train[term], color=colour, lw=0.6, alpha=0.3)
-        axes.plot(train.index, _smooth(train[term]), color=colour, lw=3.2 if term == "loss" else 1.6)
+        axes.plot(train.index, _smooth(train[term]), color=colour, lw=2.8 if term == "loss" else 1.6)
     axes.set_yscale("log", nonpositive="mask")
     axes.set_ylim(lowest, highest)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if highest / lowest > 300 else (1.0, 2.0, 5.0)))
@@ -200,12 +200,12 @@ def plot_three_ways(evaluations: Sequence[Path], output: Path) -> None:
 
 
 def _bar_style(run: str, results: Results) -> dict[str, str | None]:
-    """Grey for untrained models; colours repeat with a hatch."""
-    if run.startswith("initial-"):
-        return {"facecolor": UNTRAINED, "edgecolor": "white"}
-    index = [name for name in results.runs if not name.startswith("initial-")].index(run)
-    turn, colour = divmod(index, len(RUN_COLOURS))
-    return {"facecolor": RUN_COLOURS[colour], "edgecolor": "white", "hatch": HATCHES[turn % len(HATCHES)]}
+    """Grey for untrained models, colours for the others; where they repeat, a hatch tells them apart."""
+    untrained = run.startswith("initial-")
+    palette = (UNTRAINED,) if untrained else RUN_COLOURS
+    alike = [name for name in results.runs if name.startswith("initial-") == untrained]
+    turn, colour = divmod(alike.index(run), len(palette))
+    return {"facecolor": palette[colour], "edgecolor": "white", "hatch": HATCHES[turn % len(HATCHES)]}
 
 
 def _draw_panel(axes: Axes, title: str, columns: dict[str, str], results: Results) -> None:

@@ -42,13 +42,21 @@ TERMINAL: dict[str, dict[str, str]] = {
 RECALL = "R@K: hit: at least one right item among the first K."
 NDCG = "NDCG@K: gain is the relevance (ROUGE-L between captions), discount is log2."
 PROTOCOLS = "Protocol `paper` repeats the published evaluation, with its accidents; `corrected` is without."
-AGAIN = "run the evaluate stage again"
 TERMINAL_WIDTH = 110
 
 
 class _Counts(BaseModel):
     images: int
     captions: int
+
+
+class _Settings(BaseModel):
+    candidates: int
+
+
+class _Inputs(BaseModel):
+    split_checksum: str
+    relevance_sha256: str
 
 
 class _Provenance(BaseModel):
@@ -61,8 +69,9 @@ class _Evaluation(BaseModel):
     run: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})-")]
     seed: int
     split: str
-    split_checksum: str
     counts: _Counts
+    config: _Settings
+    inputs: _Inputs
     protocols: Annotated[dict[str, dict[str, FiniteFloat]], Field(min_length=1)]
     provenance: _Provenance
 
@@ -103,7 +112,7 @@ def read_results(evaluations: Sequence[Path]) -> Results:
     """Read evaluations and average them over seeds.
 
     Raises UserError naming the files if one is not an evaluation, if two are of the same run and seed, or if
-    they disagree in split, counts, data or metrics.
+    they disagree in split, counts, data, candidates or metrics.
     """
     if not evaluations:
         raise UserError("no evaluations given; name at least one eval/test.json")
@@ -119,9 +128,7 @@ def read_results(evaluations: Sequence[Path]) -> Results:
         seeds={run: sorted(one.seed for one in group) for run, group in members.items()},
         commits=list(dict.fromkeys(evaluation.provenance.commit for _, evaluation in read)),
         scores={
-            protocol: {
-                run: _average([one.protocols[protocol] for one in group]) for run, group in members.items()
-            }
+            protocol: {run: _average([one.protocols[protocol] for one in group]) for run, group in members.items()}
             for protocol in first.protocols
         },
     )
@@ -133,17 +140,11 @@ def _read(path: Path) -> _Evaluation:
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"])) or "the file"
-        raise UserError(
-            f"{path}: not an evaluation: {key}: {fault['msg']}; run the evaluate stage again"
-        ) from None
+        raise UserError(f"{path}: not an evaluation: {key}: {fault['msg']}; run the evaluate stage again") from None
     for protocol, metrics in evaluation.protocols.items():
-        missing = [
-            metric for columns in SECTIONS.values() for metric in columns.values() if metric not in metrics
-        ]
+        missing = [metric for columns in SECTIONS.values() for metric in columns.values() if metric not in metrics]
         if missing:
-            raise UserError(
-                f"{path}: protocol {protocol!r} lacks {', '.join(missing)}; run the evaluate stage again"
-            )
+            raise UserError(f"{path}: protocol {protocol!r} lacks {', '.join(missing)}; run the evaluate stage again")
     return evaluation
 
 
@@ -155,19 +156,19 @@ def _check_comparable(read: Sequence[tuple[Path, _Evaluation]]) -> None:
             ("split", evaluation.split, first.split),
             ("counts.images", evaluation.counts.images, first.counts.images),
             ("counts.captions", evaluation.counts.captions, first.counts.captions),
-            ("split_checksum", evaluation.split_checksum, first.split_checksum),
+            ("config.candidates", evaluation.config.candidates, first.config.candidates),
+            ("inputs.split_checksum", evaluation.inputs.split_checksum, first.inputs.split_checksum),
+            ("inputs.relevance_sha256", evaluation.inputs.relevance_sha256, first.inputs.relevance_sha256),
             ("protocols and metrics", _metrics(evaluation), _metrics(first)),
         ):
             if have != want:
                 raise UserError(
                     f"{path} and {first_path} do not belong in one table: {what} is {have} in the one and "
-                    f"{want} in the other; evaluate both on the same data with the same version"
+                    f"{want} in the other; evaluate both on the same data in the same way"
                 )
         twin = seen.setdefault((evaluation.run, evaluation.seed), path)
         if twin is not path:
-            raise UserError(
-                f"{path} and {twin} are both run {evaluation.run!r}, seed {evaluation.seed}; give one"
-            )
+            raise UserError(f"{path} and {twin} are both run {evaluation.run!r}, seed {evaluation.seed}; give one")
 
 
 def _metrics(evaluation: _Evaluation) -> dict[str, list[str]]:
@@ -179,9 +180,7 @@ def _average(seeds: list[dict[str, float]]) -> dict[str, Score]:
     scores = {}
     for metric in seeds[0]:
         values = [metrics[metric] for metrics in seeds]
-        scores[metric] = Score(
-            statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-        )
+        scores[metric] = Score(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
     return scores
 
 
@@ -212,9 +211,7 @@ def _frame(results: Results) -> pd.DataFrame:
 
 
 def _markdown(results: Results) -> Iterator[str]:
-    spread = (
-        "Mean ± sample standard deviation over seeds" if len(results.all_seeds) > 1 else "One seed: no spread"
-    )
+    spread = "Mean ± sample standard deviation over seeds" if len(results.all_seeds) > 1 else "One seed: no spread"
     yield f"# Three-way retrieval on the {results.split} split"
     yield ""
     yield _header(results, code="`")

@@ -1,25 +1,44 @@
 """Several processes: starting them, and gathering tensors without losing gradients."""
 
 import os
-import subprocess
 import sys
-from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from rvlr.errors import UserError
+
+VALIDATION_TIMEOUT = timedelta(hours=6)
+"""How long the other processes wait while the main one scores on val."""
 
 
-def launched() -> bool:
-    """Whether this process was started by torchrun."""
-    return "LOCAL_RANK" in os.environ
+def spread(processes: int) -> None:
+    """Become torchrun with `processes` copies of this command, on a free port, unless this is one of them already.
+
+    The process is replaced rather than kept as a parent, so that signals reach torchrun, which passes them on.
+    """
+    if processes == 1 or "LOCAL_RANK" in os.environ:
+        return
+    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
+        raise UserError(f"processes: {processes} need as many GPUs, {torch.cuda.device_count()} are visible")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    os.execv(sys.executable, [*torchrun, "-m", "rvlr", *sys.argv[1:]])
 
 
-def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Run `python -m rvlr ARGUMENTS` in `processes` processes on this machine through torchrun, on a free port;
-    returns the exit status."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run([*command, "-m", "rvlr", *arguments], check=False).returncode
+def make_accelerator(processes: int, mixed_precision: str = "no") -> Accelerator:
+    """This process' place among `processes`: one a GPU, or on the CPU with gloo where there is none."""
+    accelerator = Accelerator(
+        cpu=processes > 1 and not torch.cuda.is_available(),
+        mixed_precision=mixed_precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT)],
+    )
+    if accelerator.num_processes != processes:
+        raise UserError(f"processes: {processes} wanted, but {accelerator.num_processes} were started")
+    return accelerator
 
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from rvlr import config
 from rvlr.data.loading import Batch, TrainingSchedule
-from rvlr.errors import UserError
+from rvlr.errors import Interrupted, UserError
 from rvlr.log import Progress, logger
 from rvlr.training.checkpoint import ResumeFolder
 from rvlr.training.tasks import TeacherTask
@@ -30,16 +30,6 @@ from rvlr.training.tasks import TeacherTask
 LOG_STEPS = 10
 SELECTED_BY = "r_mean"
 Scorer = Callable[[], dict[str, float]]
-
-
-class Interrupted(Exception):  # noqa: N818 - no error: the run was asked to stop
-    """The run was asked to stop by a signal and has saved its state."""
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(
-            f"interrupted by {signal.Signals(number).name} at step {step}; the same command goes on from there"
-        )
-        self.exit_status = 128 + number
 
 
 @contextmanager
@@ -194,7 +184,7 @@ class Engine:
 
     def _scalars(self) -> dict[str, float]:
         names = ("temperature", "relation_temperature", "fusion_weight")
-        return {name: float(getattr(self.model, name)) for name in names if hasattr(self.model, name)}
+        return {name: getattr(self.model, name).item() for name in names if hasattr(self.model, name)}
 
     def _write(self, kind: str, values: dict[str, float]) -> None:
         if self._writer is None:

@@ -6,12 +6,11 @@ features. Leaves: `model/` (the weights that were best on val), `metrics.jsonl` 
 
 import shutil
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import torch
+import yaml
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -19,18 +18,16 @@ from rvlr import config, io
 from rvlr.data.images import training_transform
 from rvlr.data.loading import Features, PairCollator, TrainingPairs, TrainingSchedule, ignore_signals
 from rvlr.data.records import Split, read_split
-from rvlr.errors import UserError
-from rvlr.evaluation.score import score_cross_modal
+from rvlr.evaluation.protocols import recalls
+from rvlr.evaluation.stage import score as score_split
 from rvlr.features import read_features
 from rvlr.log import logger
 from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel
 from rvlr.training.checkpoint import ResumeFolder
+from rvlr.training.distributed import make_accelerator
 from rvlr.training.engine import Engine
 from rvlr.training.tasks import StudentTask, TeacherTask
-
-VALIDATION_TIMEOUT = timedelta(hours=6)
-"""How long the other processes wait while the main one scores on val."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +44,7 @@ class Paths:
 def train(section: config.TrainedTeacher | config.Student, seed: int, paths: Paths) -> None:
     """Train to the end, from where an interrupted run with the same settings and inputs was."""
     training = section.training
-    waiting = InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT)
-    accelerator = Accelerator(mixed_precision=training.mixed_precision, kwargs_handlers=[waiting])
-    if accelerator.num_processes != training.processes:
-        raise UserError(f"training.processes is {training.processes}, but {accelerator.num_processes} were started")
+    accelerator = make_accelerator(training.processes, training.mixed_precision)
     splits = {name: read_split(paths.splits / f"{name}.jsonl") for name in ("train", "val")}
     features = read_features(paths.features, splits["train"]) if paths.features is not None else None
     torch.manual_seed(seed)
@@ -63,6 +57,8 @@ def train(section: config.TrainedTeacher | config.Student, seed: int, paths: Pat
         best = _run(task, tokenizer, section, seed, splits, features, resume, accelerator)
         task.model.load_state_dict(best)
         _write(task.model, tokenizer, resume, paths.output)
+        settings = {"seed": seed, "settings": section.model_dump(mode="json"), "provenance": io.provenance()}
+        io.write_text(paths.output / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
         resume.clear()
 
 
@@ -141,7 +137,8 @@ def _run(
     )
 
     def score() -> dict[str, float]:
-        return score_cross_modal(model, tokenizer, splits["val"], training.val_candidates, training.workers)
+        scoring = config.Scoring(candidates=training.val_candidates, workers=training.workers)
+        return recalls(score_split(model, tokenizer, splits["val"], None, scoring))
 
     return engine.run(loader, score)
 

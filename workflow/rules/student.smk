@@ -25,6 +25,6 @@ rule train_student:
     conda:
         "../../envs/rvlr.yaml"
     shell:
-        "python -m rvlr train-student --config {input.config} --seed {wildcards.seed} --start {input.start} "
+        "python -m rvlr train-student --config {input.config} --seed {wildcards.seed} --start-model {input.start} "
         "--splits {params.splits} --features {params.features} --resume {params.resume} "
         "--output {params.output} --log-file {log}"

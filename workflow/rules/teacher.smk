@@ -40,5 +40,5 @@ rule train_teacher:
     conda:
         "../../envs/rvlr.yaml"
     shell:
-        "python -m rvlr train-teacher --config {input.config} --seed {wildcards.seed} --start {input.start} "
+        "python -m rvlr train-teacher --config {input.config} --seed {wildcards.seed} --start-model {input.start} "
         "--splits {params.splits} --resume {params.resume} --output {params.output} --log-file {log}"

@@ -1,0 +1,27 @@
+# Everything here can be done without make: `pip install -e '.[dev]'`, then snakemake, pytest, ruff.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint setup
+
+demo: setup  ## run the whole pipeline on the embedded data set and show the results
+	$(BIN)/snakemake
+
+test: lint  ## everything that must hold before a change lands
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check --compact-diff Snakefile workflow
+	$(BIN)/snakemake --lint
+
+setup: $(VENV)/.up-to-date  ## make the virtual environment, or bring it up to date
+
+$(VENV)/.up-to-date: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rvlr needs Python 3.11 or newer, $(PYTHON) is older; use: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

@@ -1,0 +1,87 @@
+"""Time and memory of a full-size relevance matrix, and how rouge-score's own code compares.
+
+    python benchmarks/relevance.py [CAPTIONS.json] [--scorer rouge-score|coco-caption] [--stemmer]
+
+CAPTIONS.json is a file of the authors: a list of {"image", "caption": [..]}. Without one, 25,000 captions of 5,000
+images, the size of COCO 5K, are made up from 7,000 words with the frequencies of a natural language.
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rouge_score.rouge_scorer import RougeScorer
+
+from rvlr import io, log, relevance
+
+PAIRS = 2_000
+
+
+def made_up() -> list[list[str]]:
+    """5,000 images with 5 captions of 7 to 16 words each."""
+    rng = np.random.default_rng(0)
+    frequency = 1 / np.arange(1, 7_001)
+    words = rng.choice(7_000, size=(25_000, 16), p=frequency / frequency.sum())
+    captions = [
+        " ".join(f"w{word}" for word in row[:size])
+        for row, size in zip(words, rng.integers(7, 17, 25_000), strict=True)
+    ]
+    return [captions[start : start + 5] for start in range(0, 25_000, 5)]
+
+
+def peak_memory() -> float:
+    """Largest resident set of this process so far, GiB, the mapped output included."""
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def main(
+    captions_file: Annotated[Path | None, typer.Argument()] = None, scorer: str = "rouge-score", stemmer: bool = False
+) -> None:
+    log.setup()
+    images = made_up()
+    if captions_file is not None:
+        images = [record["caption"] for record in io.read_json(captions_file)]
+    captions = [caption for group in images for caption in group]
+    offsets = np.cumsum([0, *map(len, images)])
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "relevance.npy"
+        before, begun = peak_memory(), time.perf_counter()
+        relevance.compute(captions, offsets, output, scorer, stemmer)
+        taken = time.perf_counter() - begun
+        matrix = np.load(output, mmap_mode="r")
+        typer.echo(
+            f"{scorer}{', stemmed' if stemmer else ''}: {len(captions):,} captions x {len(images):,} images in "
+            f"{taken:.1f} s, {taken / len(captions) ** 2 * 1e9:.1f} ns a pair of captions; peak memory "
+            f"{peak_memory():.2f} GiB, {before:.2f} GiB before"
+        )
+        if scorer == "rouge-score":
+            compare(captions, offsets, matrix, taken, stemmer)
+
+
+def compare(captions: list[str], offsets: np.ndarray, matrix: np.ndarray, taken: float, stemmer: bool) -> None:
+    """rouge-score on a sample of captions and images: its time a pair, and the largest difference."""
+    rng, reference = np.random.default_rng(1), RougeScorer(["rougeL"], use_stemmer=stemmer)
+    pairs, spent, difference = 0, 0.0, 0.0
+    while pairs < PAIRS:
+        caption, image = rng.integers(len(captions)), rng.integers(len(offsets) - 1)
+        targets = captions[offsets[image] : offsets[image + 1]]
+        begun = time.perf_counter()
+        value = max(reference.score(target, captions[caption])["rougeL"].fmeasure for target in targets)
+        spent += time.perf_counter() - begun
+        pairs += len(targets)
+        difference = max(difference, abs(float(np.float32(value)) - float(matrix[caption, image])))
+    whole = spent / pairs * len(captions) ** 2
+    typer.echo(
+        f"rouge-score's own code: {spent / pairs * 1e6:.0f} us a pair on {pairs:,} pairs, so {whole / 3600:.1f} h for "
+        f"all: {whole / taken:,.0f} times as long; largest difference {difference:g}"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

