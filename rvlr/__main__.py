@@ -3,6 +3,7 @@
 Stages import what they need when they run, so that checking a configuration does not load PyTorch.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -231,6 +232,8 @@ def draw_sheets(
 
 def main() -> None:
     """Run the command line; faults a user can mend end with one message and exit status 1."""
+    # threads that wait must sleep: spinning, two stages that share cores slow each other down tenfold
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:

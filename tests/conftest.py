@@ -3,15 +3,15 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as rvlr.__main__ does, and for the commands that tests start
+
 import pytest
-import torch
 
 from rvlr import config
 from rvlr.data import shapes
 from rvlr.models import build
 
 ROOT = Path(__file__).resolve().parent.parent
-torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

@@ -57,9 +57,7 @@ def record(image: object = "a.jpg", captions: object = ("a dog",), **more: objec
 
 
 A, B, C = (record(name) for name in NAMES[:3])
-TRAIN, VAL, TEST = (
-    record(name, split=split) for name, split in zip(NAMES[:3], ("train", "val", "test"), strict=True)
-)
+TRAIN, VAL, TEST = (record(name, split=split) for name, split in zip(NAMES[:3], ("train", "val", "test"), strict=True))
 
 # file name, content, what the message must hold: place, what was found, how to mend it
 BROKEN = {
@@ -377,9 +375,7 @@ SINGLES = [
 )
 def test_every_format_gives_the_same_splits(images: Path, name: str, content: str | bytes) -> None:
     splits = run(images, name, content)
-    found = {
-        split: [(r.image_id, r.image, list(r.captions)) for r in splits[split].records] for split in SPLITS
-    }
+    found = {split: [(r.image_id, r.image, list(r.captions)) for r in splits[split].records] for split in SPLITS}
     assert found == {
         "train": [("a", "a.jpg", CAPTIONS["a.jpg"]), ("sub/d", "sub/d.jpg", ["d"])],
         "val": [("b", "b.png", ["two\nlines"])],

@@ -1,4 +1,4 @@
-"""The retrieval model: backbones of every layout, BERT loading, saving, frozen encoders, and fast against slow paths."""
+"""The retrieval model: backbones of every layout, BERT loading, saving, frozen encoders, fast paths against slow ones."""
 
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from rvlr import config
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
 from rvlr.evaluation.encode import encode
-from rvlr.evaluation.rerank import NOT_A_CANDIDATE, rerank
+from rvlr.evaluation.protocols import NOT_A_CANDIDATE
+from rvlr.evaluation.rerank import rerank
 from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel
 from rvlr.models.vision import VisionEncoder

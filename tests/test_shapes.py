@@ -34,11 +34,7 @@ def read_bytes(folder: Path) -> dict[str, bytes]:
 
 
 def caption_lines(folder: Path) -> list[list[str]]:
-    return [
-        [*record.captions]
-        for name in SPLITS
-        for record in read_split(folder / "splits" / f"{name}.jsonl").records
-    ]
+    return [[*record.captions] for name in SPLITS for record in read_split(folder / "splits" / f"{name}.jsonl").records]
 
 
 def images_of(files: dict[str, bytes]) -> dict[str, bytes]:
@@ -59,18 +55,12 @@ class Oracle:
         self.background = np.array([item.background or "" for item in shown])
         self.count = np.array([len(item.things) for item in shown])
         self.values = {
-            name: np.array(
-                [self._row([getattr(thing, name) or "" for thing in item.things]) for item in shown]
-            )
+            name: np.array([self._row([getattr(thing, name) or "" for thing in item.things]) for item in shown])
             for name in ATTRIBUTES
         }
         self.places = {
-            "above": np.array(
-                [self._row([ROWS.index(thing.row) for thing in item.things], -1) for item in shown]
-            ),
-            "left": np.array(
-                [self._row([COLUMNS.index(thing.column) for thing in item.things], -1) for item in shown]
-            ),
+            "above": np.array([self._row([ROWS.index(thing.row) for thing in item.things], -1) for item in shown]),
+            "left": np.array([self._row([COLUMNS.index(thing.column) for thing in item.things], -1) for item in shown]),
         }
 
     @staticmethod
@@ -191,9 +181,7 @@ def test_splits_share_no_scene():
     every = [item for items in drawn.values() for item in items]
     assert {name: len(items) for name, items in drawn.items()} == {"train": 1500, "val": 200, "test": 400}
     assert len(set(every)) == len(every)
-    assert all(
-        len({(thing.row, thing.column) for thing in item.things}) == len(item.things) for item in every
-    )
+    assert all(len({(thing.row, thing.column) for thing in item.things}) == len(item.things) for item in every)
 
 
 def test_more_training_scenes_leave_the_others_alone():
@@ -259,9 +247,7 @@ WORDS = {
 }
 
 
-PLURALS = {
-    f"{word}{'es' if word in ('cross', 'box') else 's'}": word for word in (*WORDS["shape"], "shape", "thing")
-}
+PLURALS = {f"{word}{'es' if word in ('cross', 'box') else 's'}": word for word in (*WORDS["shape"], "shape", "thing")}
 
 
 def words_of(text: str) -> list[str]:

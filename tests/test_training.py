@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import TINY_TRAINING
 from safetensors.torch import load_file
 
-from conftest import TINY_TRAINING
 from rvlr import config, features
 from rvlr.data.loading import TrainingSchedule
 from rvlr.data.records import read_split
@@ -259,20 +259,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_data: Path, tiny_model: Pa
     assert not (paths.output / "model").exists()
 
 
-def test_a_checkpoint_of_other_settings_is_not_resumed(
-    tiny_data: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from rvlr.training import engine
-
+@pytest.mark.slow
+def test_a_checkpoint_of_other_settings_is_not_resumed(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
     paths = paths_in(tmp_path, tiny_model, tiny_data)
-
-    def stop(self: engine.Engine, score: object) -> None:
-        self._save()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(engine.Engine, "_validate", stop)
-        train(teacher_section(), 3, paths)
+    line = command("train-teacher", teacher_section(epochs=400), paths, tmp_path)
+    process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
+    while not (paths.resume / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
     assert (paths.resume / "checkpoint.pt").exists()
     changed = teacher_section(learning_rate=5e-4)
     train(changed, 3, paths)

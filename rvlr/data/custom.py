@@ -93,9 +93,7 @@ def _check_inputs(section: Custom) -> None:
     problems = []
     if section.captions.suffix.lower() not in captions_file.READERS:
         found, allowed = section.captions.suffix, ", ".join(captions_file.READERS)
-        problems.append(
-            f"{section.captions}: extension {found!r}; a captions file must end in one of {allowed}"
-        )
+        problems.append(f"{section.captions}: extension {found!r}; a captions file must end in one of {allowed}")
     elif not section.captions.is_file():
         problems.append(f"{section.captions}: no such file; set dataset.captions to your captions file")
     if not section.images.is_dir():

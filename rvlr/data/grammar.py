@@ -247,9 +247,7 @@ def _frame(told: Told, listed: str, complete: bool, brief: bool, rng: Random) ->
     if form == 1:
         return f"{opening}{listed}. the background is {ground}"
     short = f"on {ground}"
-    return (
-        f"{opening}{listed} {rng.choice((f'on {_article(ground)} background', short, f'against {ground}'))}"
-    )
+    return f"{opening}{listed} {rng.choice((f'on {_article(ground)} background', short, f'against {ground}'))}"
 
 
 def _sentence(told: Told, scene: Scene, brief: bool, rng: Random) -> str:

@@ -128,6 +128,4 @@ def prepare(section: Shapes, folder: Path) -> None:
                 records[split].append(Record(image_id, f"{split}/{image_id}.png", texts))
                 done += 1
                 progress.update(done)
-    write_splits(
-        folder / "splits", records, "../images", name=section.name, settings=section.model_dump(mode="json")
-    )
+    write_splits(folder / "splits", records, "../images", name=section.name, settings=section.model_dump(mode="json"))

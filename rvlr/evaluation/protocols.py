@@ -197,7 +197,7 @@ def corrected(inputs: Inputs) -> Result:
       with all captions, itself left out. Cosines across modalities are as a whole lower than those within one (the
       modality gap), so that plain cosines would list one kind after the other; match logits are on another scale
       altogether, and known of candidates only. Standardised, an item is judged by how much it stands out among its
-      kind, the order within a kind stays that of its cosines, and an untrained model does as well as chance.
+      kind, the order within a kind stays that of its cosines, and neither kind fills the list for being itself.
     - Relevance: an image j answers caption c by relevance[c, j], and image q by the mean of that over q's captions.
       A caption d answers image q, and any caption of q, by relevance[d, q]; relevance[c, image of d] would give all
       captions of an image the same gain, and more where there are more of them. Means are less extreme than single

@@ -10,11 +10,11 @@ are packed by length.
 import torch
 
 from rvlr.evaluation.encode import Encoded
+from rvlr.evaluation.protocols import NOT_A_CANDIDATE
 from rvlr.log import Progress
 from rvlr.models.fusion import KeysValues
 from rvlr.models.retrieval import RetrievalModel
 
-NOT_A_CANDIDATE = -100.0
 TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 131_072}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from rvlr import config, io
 from rvlr.data.text import learn_tokenizer
@@ -42,9 +43,7 @@ def initialise(section: config.Model, seed: int, captions: Sequence[str], output
     )
     if source is not None:
         _copy_bert(source, model)
-    with io.atomic_folder(output) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    save(model, tokenizer, output)
     logger.info("initial model with %.1f million parameters in %s", model.num_parameters() / 1e6, output)
 
 
@@ -90,3 +89,11 @@ def _copy_bert(source: BertModel, model: RetrievalModel) -> None:
 def load(folder: Path, teacher: dict[str, Any] | None = None) -> tuple[RetrievalModel, PreTrainedTokenizerBase]:
     """A model folder -> the model in evaluation mode and its tokenizer; `teacher` as in `from_pretrained`."""
     return RetrievalModel.from_pretrained(folder, teacher), AutoTokenizer.from_pretrained(folder)
+
+
+def save(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
+    """Write a model folder, complete or not at all."""
+    disable_progress_bar()
+    with io.atomic_folder(output) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

@@ -148,7 +148,5 @@ def _write(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, resume: Re
     with io.atomic_folder(output / "tensorboard") as folder:
         shutil.copytree(resume.tensorboard, folder, dirs_exist_ok=True)
     io.write_text(output / "metrics.jsonl", resume.metrics.read_text(encoding="utf-8"))
-    with io.atomic_folder(output / "model") as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    build.save(model, tokenizer, output / "model")
     logger.info("best model on val in %s", output / "model")
