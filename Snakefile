@@ -29,10 +29,10 @@ include: "workflow/rules/report.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
         summary=summary_files(),
         figures=figure_files(),
+    localrule: True
 
 
 onsuccess:
@@ -40,4 +40,7 @@ onsuccess:
 
 
 onerror:
-    print(f"The failed stage's log is named above; `snakemake` again goes on where this run stopped.", file=sys.stderr)
+    print(
+        f"The failed stage's log is named above; `snakemake` again goes on where this run stopped.",
+        file=sys.stderr,
+    )

@@ -163,8 +163,10 @@ def evaluate(
     """Evaluate a model three ways; writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
     log.setup(log_file)
     section = config.load(config_file, config.Scoring)
+    from rvlr import devices
     from rvlr.evaluation import stage
 
+    devices.lease(1)
     stage.evaluate(section, run, seed, model, split, relevance, output)
 
 

@@ -1,4 +1,4 @@
-"""The retrieval model: backbones of every layout, BERT loading, saving, frozen encoders, fast paths against slow ones."""
+"""The retrieval model: backbones of every layout, BERT loading, saving, frozen encoders, fast paths and slow ones."""
 
 from pathlib import Path
 

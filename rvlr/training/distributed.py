@@ -10,6 +10,7 @@ import torch.distributed.nn.functional as dist_functional
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
+from rvlr import devices
 from rvlr.errors import UserError
 
 VALIDATION_TIMEOUT = timedelta(hours=6)
@@ -17,14 +18,16 @@ VALIDATION_TIMEOUT = timedelta(hours=6)
 
 
 def spread(processes: int) -> None:
-    """Become torchrun with `processes` copies of this command, on a free port, unless this is one of them already.
+    """Lease a GPU for each process, and become torchrun with `processes` copies of this command, on a free port, if
+    more than one is wanted, unless this is one of them already.
 
     The process is replaced rather than kept as a parent, so that signals reach torchrun, which passes them on.
     """
-    if processes == 1 or "LOCAL_RANK" in os.environ:
+    if "LOCAL_RANK" in os.environ:
         return
-    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
-        raise UserError(f"processes: {processes} need as many GPUs, {torch.cuda.device_count()} are visible")
+    devices.lease(processes)
+    if processes == 1:
+        return
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     os.execv(sys.executable, [*torchrun, "-m", "rvlr", *sys.argv[1:]])
 

@@ -41,7 +41,10 @@ def section_json(wildcards):
         "dataset": lambda: SETTINGS.dataset,
         "relevance": lambda: evaluation.relevance,
         "evaluation": lambda: rvlr_config.Scoring(
-            **{field: getattr(evaluation, field) for field in rvlr_config.Scoring.model_fields}
+            **{
+                field: getattr(evaluation, field)
+                for field in rvlr_config.Scoring.model_fields
+            }
         ),
         "initial": lambda: SETTINGS.models[name],
         "teacher": lambda: SETTINGS.teachers[name],
@@ -60,12 +63,20 @@ def processes_of(wildcards):
     if hasattr(wildcards, "student"):
         return SETTINGS.students[wildcards.student].training.processes
     teacher = SETTINGS.teachers[wildcards.teacher]
-    return teacher.training.processes if is_trained(wildcards.teacher) else teacher.processes
+    return (
+        teacher.training.processes
+        if is_trained(wildcards.teacher)
+        else teacher.processes
+    )
 
 
 def prepared_images():
     """The folder of images that the data set's preparation makes; own photographs stay where they are."""
-    return [directory("results/{dataset}/images")] if SETTINGS.dataset.kind == "shapes" else []
+    return (
+        [directory("results/{dataset}/images")]
+        if SETTINGS.dataset.kind == "shapes"
+        else []
+    )
 
 
 def source_files(wildcards):
@@ -100,7 +111,9 @@ def start_of_student(wildcards):
 def features_of_student(wildcards):
     """The stored features that a student distils."""
     teacher = SETTINGS.students[wildcards.student].teacher
-    folder = f"results/{wildcards.dataset}/seed{wildcards.seed}/teacher-{teacher}/features"
+    folder = (
+        f"results/{wildcards.dataset}/seed{wildcards.seed}/teacher-{teacher}/features"
+    )
     return [f"{folder}/{name}" for name in ("image.npy", "text.npy", "index.json")]
 
 
@@ -117,20 +130,36 @@ def trained_runs():
 
 def evaluated_runs():
     """The runs that are evaluated: untrained models, if wanted, teachers, students."""
-    used = [SETTINGS.teacher_model(name) for name in SETTINGS.teachers if is_trained(name)]
-    used += [start.removeprefix("initial-") for start in map(SETTINGS.start_of, SETTINGS.students) if "initial-" in start]
-    untrained = [f"initial-{name}" for name in dict.fromkeys(used)] if SETTINGS.evaluation.untrained else []
+    used = [
+        SETTINGS.teacher_model(name) for name in SETTINGS.teachers if is_trained(name)
+    ]
+    used += [
+        start.removeprefix("initial-")
+        for start in map(SETTINGS.start_of, SETTINGS.students)
+        if "initial-" in start
+    ]
+    untrained = (
+        [f"initial-{name}" for name in dict.fromkeys(used)]
+        if SETTINGS.evaluation.untrained
+        else []
+    )
     return untrained + trained_runs()
 
 
 def evaluation_files():
     """Every test result of every seed."""
-    return expand(f"{RESULTS}/seed{{seed}}/{{run}}/eval/test.json", seed=SETTINGS.seeds, run=evaluated_runs())
+    return expand(
+        f"{RESULTS}/seed{{seed}}/{{run}}/eval/test.json",
+        seed=SETTINGS.seeds,
+        run=evaluated_runs(),
+    )
 
 
 def metrics_files():
     """The training records that the loss curves are drawn from: those of the first seed."""
-    return expand(f"{RESULTS}/seed{SETTINGS.seeds[0]}/{{run}}/metrics.jsonl", run=trained_runs())
+    return expand(
+        f"{RESULTS}/seed{SETTINGS.seeds[0]}/{{run}}/metrics.jsonl", run=trained_runs()
+    )
 
 
 def summary_files():
@@ -143,7 +172,9 @@ def figure_files():
     figures = [f"{RESULTS}/figures/losses.png", f"{RESULTS}/figures/three-ways.png"]
     if SETTINGS.evaluation.queries_shown:
         kinds = ("cross-modal", "single-modal")
-        figures += expand(f"{RESULTS}/figures/{{run}}-{{kind}}.png", run=trained_runs(), kind=kinds)
+        figures += expand(
+            f"{RESULTS}/figures/{{run}}-{{kind}}.png", run=trained_runs(), kind=kinds
+        )
     return figures
 
 
@@ -151,7 +182,12 @@ def print_summary():
     """Show the table at the end of the run."""
     table = Path(summary_files()[2])
     if table.exists():
-        print(table.read_text(encoding="utf-8"), f"Figures: {RESULTS}/figures", sep="\n", file=sys.stderr)
+        print(
+            table.read_text(encoding="utf-8"),
+            f"Figures: {RESULTS}/figures",
+            sep="\n",
+            file=sys.stderr,
+        )
 
 
 rule freeze_config:
@@ -160,9 +196,9 @@ rule freeze_config:
     log:
         "results/{dataset}/logs/config/{section}.log",
     localrule: True
-    params:
-        section=section_json,
     conda:
         "../../envs/rvlr.yaml"
+    params:
+        section=section_json,
     shell:
         "python -m rvlr freeze --section {params.section:q} --output {output} 2> {log}"

@@ -10,9 +10,9 @@ rule prepare_data:
         "results/{dataset}/logs/prepare.log",
     benchmark:
         "results/{dataset}/benchmarks/prepare.tsv"
-    params:
-        folder=subpath(output.about, ancestor=2),
     conda:
         "../../envs/rvlr.yaml"
+    params:
+        folder=subpath(output.about, ancestor=2),
     shell:
         "python -m rvlr prepare --config {input.config} --output {params.folder} --log-file {log}"

@@ -12,13 +12,13 @@ rule evaluate_model:
         "results/{dataset}/logs/seed{seed}/evaluate-{run}.log",
     benchmark:
         "results/{dataset}/benchmarks/seed{seed}/evaluate-{run}.tsv"
-    params:
-        output=subpath(output.metrics, parent=True),
+    conda:
+        "../../envs/rvlr.yaml"
     threads: 8
     resources:
         gpu=1,
-    conda:
-        "../../envs/rvlr.yaml"
+    params:
+        output=subpath(output.metrics, parent=True),
     shell:
         "python -m rvlr evaluate --config {input.config} --run {wildcards.run} --seed {wildcards.seed} "
         "--model {input.model} --split {input.split} --relevance {input.relevance} "

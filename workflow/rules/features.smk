@@ -11,14 +11,14 @@ rule extract_features:
         "results/{dataset}/logs/seed{seed}/features-{teacher}.log",
     benchmark:
         "results/{dataset}/benchmarks/seed{seed}/features-{teacher}.tsv"
-    params:
-        model=model_option,
-        output=subpath(output.index, parent=True),
+    conda:
+        "../../envs/rvlr.yaml"
     threads: 8
     resources:
         gpu=processes_of,
-    conda:
-        "../../envs/rvlr.yaml"
+    params:
+        model=model_option,
+        output=subpath(output.index, parent=True),
     shell:
         "python -m rvlr extract --config {input.config} {params.model} --split {input.split} "
         "--output {params.output} --log-file {log}"

@@ -10,9 +10,9 @@ rule compute_relevance:
         "results/{dataset}/logs/relevance-{split}.log",
     benchmark:
         "results/{dataset}/benchmarks/relevance-{split}.tsv"
-    threads: 8
     conda:
         "../../envs/rvlr.yaml"
+    threads: 8
     shell:
         "python -m rvlr relevance --config {input.config} --split {input.split} "
         "--output {output.matrix} --log-file {log}"

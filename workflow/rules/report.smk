@@ -2,7 +2,11 @@ rule summarise:
     input:
         evaluation_files(),
     output:
-        csv=report("results/{dataset}/summary.csv", caption="../report/summary.rst", category="Summary"),
+        csv=report(
+            "results/{dataset}/summary.csv",
+            caption="../report/summary.rst",
+            category="Summary",
+        ),
         markdown="results/{dataset}/summary.md",
         text="results/{dataset}/summary.txt",
     log:
@@ -20,7 +24,11 @@ rule plot_losses:
     input:
         metrics_files(),
     output:
-        report("results/{dataset}/figures/losses.png", caption="../report/losses.rst", category="Figures"),
+        report(
+            "results/{dataset}/figures/losses.png",
+            caption="../report/losses.rst",
+            category="Figures",
+        ),
     log:
         "results/{dataset}/logs/plot-losses.log",
     benchmark:
@@ -35,7 +43,11 @@ rule plot_three_ways:
     input:
         evaluation_files(),
     output:
-        report("results/{dataset}/figures/three-ways.png", caption="../report/three-ways.rst", category="Figures"),
+        report(
+            "results/{dataset}/figures/three-ways.png",
+            caption="../report/three-ways.rst",
+            category="Figures",
+        ),
     log:
         "results/{dataset}/logs/plot-three-ways.log",
     benchmark:
@@ -67,10 +79,10 @@ rule draw_sheets:
         "results/{dataset}/logs/sheets-{run}.log",
     benchmark:
         "results/{dataset}/benchmarks/sheets-{run}.tsv"
-    params:
-        queries=SETTINGS.evaluation.queries_shown,
     conda:
         "../../envs/rvlr.yaml"
+    params:
+        queries=SETTINGS.evaluation.queries_shown,
     shell:
         "python -m rvlr draw-sheets --rankings {input.rankings} --split {input.split} --run {wildcards.run} "
         "--queries {params.queries} --cross-modal {output.cross} --single-modal {output.single} --log-file {log}"

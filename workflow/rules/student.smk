@@ -9,21 +9,23 @@ rule train_student:
         model=directory("results/{dataset}/seed{seed}/student-{student}/model"),
         metrics="results/{dataset}/seed{seed}/student-{student}/metrics.jsonl",
         config="results/{dataset}/seed{seed}/student-{student}/config.yaml",
-        tensorboard=directory("results/{dataset}/seed{seed}/student-{student}/tensorboard"),
+        tensorboard=directory(
+            "results/{dataset}/seed{seed}/student-{student}/tensorboard"
+        ),
     log:
         "results/{dataset}/logs/seed{seed}/student-{student}.log",
     benchmark:
         "results/{dataset}/benchmarks/seed{seed}/student-{student}.tsv"
+    conda:
+        "../../envs/rvlr.yaml"
+    threads: 8
+    resources:
+        gpu=processes_of,
     params:
         splits=subpath(input.train, parent=True),
         features=features_folder,
         output=subpath(output.config, parent=True),
         resume="results/{dataset}/resume/seed{seed}/student-{student}",
-    threads: 8
-    resources:
-        gpu=processes_of,
-    conda:
-        "../../envs/rvlr.yaml"
     shell:
         "python -m rvlr train-student --config {input.config} --seed {wildcards.seed} --start-model {input.start} "
         "--splits {params.splits} --features {params.features} --resume {params.resume} "

@@ -25,20 +25,22 @@ rule train_teacher:
         model=directory("results/{dataset}/seed{seed}/teacher-{teacher}/model"),
         metrics="results/{dataset}/seed{seed}/teacher-{teacher}/metrics.jsonl",
         config="results/{dataset}/seed{seed}/teacher-{teacher}/config.yaml",
-        tensorboard=directory("results/{dataset}/seed{seed}/teacher-{teacher}/tensorboard"),
+        tensorboard=directory(
+            "results/{dataset}/seed{seed}/teacher-{teacher}/tensorboard"
+        ),
     log:
         "results/{dataset}/logs/seed{seed}/teacher-{teacher}.log",
     benchmark:
         "results/{dataset}/benchmarks/seed{seed}/teacher-{teacher}.tsv"
+    conda:
+        "../../envs/rvlr.yaml"
+    threads: 8
+    resources:
+        gpu=processes_of,
     params:
         splits=subpath(input.train, parent=True),
         output=subpath(output.config, parent=True),
         resume="results/{dataset}/resume/seed{seed}/teacher-{teacher}",
-    threads: 8
-    resources:
-        gpu=processes_of,
-    conda:
-        "../../envs/rvlr.yaml"
     shell:
         "python -m rvlr train-teacher --config {input.config} --seed {wildcards.seed} --start-model {input.start} "
         "--splits {params.splits} --resume {params.resume} --output {params.output} --log-file {log}"

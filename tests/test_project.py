@@ -1,0 +1,163 @@
+"""What no stage tests: the project's own files agree with each other."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from typer.testing import CliRunner
+
+import rvlr
+from rvlr import config
+from rvlr.__main__ import app
+
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+RULES = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def bounds(requirements: list[str]) -> dict[str, str]:
+    """`name>=version` -> name and version."""
+    parts = [requirement.partition(">=") for requirement in requirements]
+    return {name: version for name, _, version in parts}
+
+
+# --- files that say the same twice -------------------------------------------------------------------------------
+
+
+def test_conda_environment_has_the_dependencies_of_the_package() -> None:
+    environment = yaml.safe_load((ROOT / "envs/rvlr.yaml").read_text())
+    assert environment.keys() == {"channels", "dependencies"}
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    package = bounds(PROJECT["dependencies"])
+    del package["snakemake"]
+    wanted = {CONDA_NAMES.get(name, name): bound for name, bound in package.items()}
+    found = bounds(environment["dependencies"])
+    assert found == {"python": PROJECT["requires-python"].removeprefix(">="), "pip": "", **wanted}
+
+
+def test_snakefile_and_package_want_the_same_snakemake() -> None:
+    wanted = re.search(r'min_version\("(.+)"\)', (ROOT / "Snakefile").read_text())[1]
+    assert bounds(PROJECT["dependencies"])["snakemake"] == wanted
+
+
+def test_citation_has_its_required_fields_and_the_packages_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    required = {"cff-version", "message", "title", "authors"}
+    assert required <= citation.keys()
+    assert all("name" in author or "family-names" in author for author in citation["authors"])
+    assert {"type", "title", "authors"} <= citation["preferred-citation"].keys()
+    assert str(citation["version"]) == PROJECT["version"] == rvlr.__version__
+    assert citation["license"] == PROJECT["license"]
+
+
+# --- commands that the texts name --------------------------------------------------------------------------------
+
+
+def test_the_readmes_commands_are_targets_of_the_makefile() -> None:
+    readme = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", readme, flags=re.MULTILINE))
+    assert {"demo", "test"} <= named <= TARGETS
+
+
+def test_continuous_integration_runs_the_readmes_test_command() -> None:
+    assert "make test" in (ROOT / ".ci/run").read_text().splitlines()
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_the_command_line_lists_every_stage_of_the_workflow() -> None:
+    output = CliRunner().invoke(app, ["--help"]).output
+    listed = set(re.findall(r"^\W*([a-z-]+)  ", output, flags=re.MULTILINE))
+    used = set(re.findall(r"python -m rvlr ([a-z-]+)", RULES))
+    assert len(used) > 5
+    assert used <= listed
+
+
+@pytest.mark.parametrize("name", ["README.md", "config/README.md", "results/README.md", "benchmarks/README.md"])
+def test_links_lead_to_files(name: str) -> None:
+    path = ROOT / name
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", ["README.md", "config/README.md"])
+def test_settings_in_the_texts_are_valid(name: str) -> None:
+    given = {"dataset": "shapes", "models": {"base": {}}, "teachers": {"itc-itm": {}}}
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / name).read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        config.parse({**given, **yaml.safe_load(block)}, f"{name}: {block}")
+
+
+def test_tracked_files_name_no_place_on_somebodys_machine() -> None:
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git repository")
+    places = [f"/{name}/".encode() for name in ("root", "home", "Users", "work")] + [b"/" + b"tmp/w"]
+    found = []
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        content = path.read_bytes() if path.is_file() else b""
+        found += [f"{name}: {place.decode()}" for place in places if re.search(rb"(?<![\w.~-])" + place, content)]
+    assert not found
+
+
+# --- benchmarks/stages.py ----------------------------------------------------------------------------------------
+
+COLUMNS = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+
+
+def stages(folder: Path) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, str(ROOT / "benchmarks/stages.py"), str(folder)]
+    return subprocess.run(program, capture_output=True, text=True, check=False)
+
+
+def test_stages_are_listed_in_the_order_of_the_pipeline_with_totals(tmp_path: Path) -> None:
+    measured = {
+        "seed1/student-rvlr": "60.5\t0:01:00\t900.0",
+        "seed0/student-rvlr": "1200.25\t0:20:00\t1500.4",
+        "seed0/evaluate-student-rvlr": "5.0\t0:00:05\t700.0",
+        "seed0/evaluate-teacher-t": "4.0\t0:00:04\t600.0",
+        "summarise": "0.05\t0:00:00\tNA",
+        "prepare": "3.0\t0:00:03\t-",
+        "seed0/teacher-t": "30.0\t0:00:30\t1000.0",
+    }
+    for name, values in measured.items():
+        path = tmp_path / f"benchmarks/{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{COLUMNS}{values}\t0\t0\t0\t0\t0\t0\t0\n")
+    done = stages(tmp_path)
+    assert not done.returncode, done.stderr
+    rows = [re.split(r"  +", line) for line in done.stdout.splitlines() if not line.startswith("-")]
+    assert rows == [
+        ["stage", "seed", "wall time [s]", "peak memory [MiB]"],
+        ["prepare", "3.0", "not measured"],
+        ["teacher-t", "0", "30.0", "1,000"],
+        ["student-rvlr", "0", "1,200.2", "1,500"],
+        ["student-rvlr", "1", "60.5", "900"],
+        ["evaluate-teacher-t", "0", "4.0", "600"],
+        ["evaluate-student-rvlr", "0", "5.0", "700"],
+        ["summarise", "0.1", "not measured"],
+        ["7 stages", "1,302.8", "1,500"],
+    ]
+
+
+def test_stages_of_a_folder_without_benchmarks(tmp_path: Path) -> None:
+    done = stages(tmp_path)
+    assert done.returncode == 1
+    assert "run `snakemake` first" in done.stderr
+
+
+def test_stages_know_every_benchmark_of_the_workflow() -> None:
+    code = (ROOT / "benchmarks/stages.py").read_text()
+    order = re.search(r"^ORDER = \((.*)\)$", code, flags=re.MULTILINE)[1].replace('"', "").split(", ")
+    written = re.findall(r'benchmark:\s+"results/\{dataset\}/benchmarks/(?:seed\{seed\}/)?([a-z]+)', RULES)
+    assert len(written) == RULES.count("benchmark:")
+    assert set(written) == set(order)
