@@ -232,6 +232,28 @@ def draw_sheets(
     sheets.draw_single_modal(rankings, records, queries, single_modal, run)
 
 
+@app.command()
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="The authors' checkpoint_best.pth, of a teacher or a student.")],
+    vision_config: Annotated[Path, typer.Option(help="The authors' JSON of the Swin.")],
+    text_config: Annotated[Path, typer.Option(help="The authors' JSON of the BERT.")],
+    output: Output,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, stored with the model.")] = None,
+    log_file: LogFile = None,
+) -> None:
+    """Turn a published checkpoint into a model folder, and say what became of its keys."""
+    log.setup(log_file)
+    from transformers import AutoTokenizer
+
+    from rvlr.models import build, published
+
+    found = published.read(checkpoint, vision_config, text_config)
+    log.logger.info("%d keys used, none missing; ignored, being buffers: %s", len(found.used), ", ".join(found.ignored))
+    if tokenizer is None:
+        log.logger.info("no --tokenizer given: the folder holds none, and evaluation will need one")
+    build.save(found.model, None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer), output)
+
+
 def main() -> None:
     """Run the command line; faults a user can mend end with one message and exit status 1."""
     # threads that wait must sleep: spinning, two stages that share cores slow each other down tenfold

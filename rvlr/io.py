@@ -1,7 +1,6 @@
 """Files between stages: complete or absent, and each says what made it.
 
-Everything is written under a temporary name beside its target, flushed to disk and renamed. See ARCHITECTURE
-"Contracts between stages" in the README.
+Everything is written under a temporary name beside its target, flushed to disk and renamed.
 """
 
 import hashlib

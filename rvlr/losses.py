@@ -73,9 +73,15 @@ def itm(positive: torch.Tensor, negative: torch.Tensor, valid: torch.Tensor) -> 
 
 
 def relation(features: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    """(B, D) features -> (B * (B - 1),) cosine similarities over `temperature`, row by row, diagonal left out."""
+    """(B, D) features -> (B, B) cosine similarities over `temperature`, 0 on the diagonal."""
     features = F.normalize(features, dim=-1)
-    return off_diagonal(features @ features.T) / temperature
+    itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
+    return (features @ features.T / temperature).masked_fill(itself, 0.0)
+
+
+def fuse_relations(teacher_image: torch.Tensor, teacher_text: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """E = lambda T_txt + (1 - lambda) T_img, (B, B)."""
+    return weight * teacher_text + (1 - weight) * teacher_image
 
 
 def off_diagonal(matrix: torch.Tensor) -> torch.Tensor:
@@ -84,27 +90,38 @@ def off_diagonal(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.flatten()[:-1].view(size - 1, size + 1)[:, 1:].flatten()
 
 
-def structure_distillation(
-    student: torch.Tensor,
-    teacher_image: torch.Tensor,
-    teacher_text: torch.Tensor,
-    fusion_weight: torch.Tensor,
-    distance: Distance,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """KD (e), KDI (f), KDT (g): relations of the student and of both teachers against the fused teacher relation
-    E = lambda T_txt + (1 - lambda) T_img. Arguments are `relation`s and lambda."""
-    fused = fusion_weight * teacher_text + (1 - fusion_weight) * teacher_image
-    return distance(student, fused), distance(teacher_image, fused), distance(teacher_text, fused)
-
-
 def mae(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """mean |x - y|"""
-    return (left - right).abs().mean()
+    """mean |x - y| over the off-diagonal entries of two relations (B, B); the published default."""
+    return off_diagonal(left - right).abs().mean()
 
 
 def mse(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """mean (x - y)^2"""
-    return (left - right).square().mean()
+    """mean (x - y)^2 over the off-diagonal entries of two relations (B, B)."""
+    return off_diagonal(left - right).square().mean()
 
 
-DISTANCES: dict[str, Distance] = {"mae": mae, "mse": mse}
+def cumulative(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """mean |cumsum(x) - cumsum(y)| over the off-diagonal entries, row by row, of two relations (B, B).
+
+    The published code calls it `kl`; it is no Kullback-Leibler divergence.
+    """
+    return off_diagonal(left - right).cumsum(dim=0).abs().mean()
+
+
+DISTANCES: dict[str, Distance] = {"mae": mae, "mse": mse, "cumulative": cumulative}
+
+
+def wasserstein(left: torch.Tensor, right: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """The published `wd`: the mean over rows of the weighted 1-D Wasserstein distance between two relations (B, B).
+
+    text: (B, D) student text features, of any length. Row i's entries and their masses are scaled by 1 - cos(text_i, text_j). The
+    distance is the area between the two cumulative distributions: with both rows' values sorted together, and masses
+    of one counted as positive, of the other as negative, the sum of |cumulated mass| times the step to the next value.
+    """
+    text = F.normalize(text, dim=-1)
+    weights = 1 - text @ text.T
+    values = torch.cat([left * weights, right * weights], dim=1)
+    masses = weights / weights.sum(dim=1, keepdim=True)
+    values, order = values.sort(dim=1)
+    cumulated = torch.cat([masses, -masses], dim=1).gather(1, order).cumsum(dim=1)[:, :-1]
+    return (cumulated.abs() * values.diff(dim=1)).sum(dim=1).mean()

@@ -22,7 +22,7 @@ NAMES = {
 FEATURES = ("image_feat", "text_feat", "image_teacher_feat", "text_teacher_feat", "fused_cls")
 
 
-@pytest.mark.parametrize("case", [name for name, value in PUBLISHED.items() if value["distance"] in losses.DISTANCES])
+@pytest.mark.parametrize("case", PUBLISHED)
 def test_losses_equal_published_values_and_gradients(case: str) -> None:
     published, arrays = PUBLISHED[case], np.load(GOLDEN / "losses.npz")
     tensors = {name: torch.tensor(arrays[name], requires_grad=True) for name in FEATURES}
@@ -38,13 +38,17 @@ def test_losses_equal_published_values_and_gradients(case: str) -> None:
         "iic": losses.representation_distillation(image, tensors["image_teacher_feat"], ids, temperature),
         "ttc": losses.representation_distillation(text, tensors["text_teacher_feat"], ids, temperature),
     }
-    terms["kd"], terms["kdi"], terms["kdt"] = losses.structure_distillation(
-        losses.relation(tensors["fused_cls"], relation_temperature),
-        losses.relation(torch.tensor(arrays["teacher_image"]), relation_temperature),
-        losses.relation(torch.tensor(arrays["teacher_text"]), relation_temperature),
-        scalars["fusion_weight"],
-        losses.DISTANCES[published["distance"]],
-    )
+    student = losses.relation(tensors["fused_cls"], relation_temperature)
+    teacher_image = losses.relation(torch.tensor(arrays["teacher_image"]), relation_temperature)
+    teacher_text = losses.relation(torch.tensor(arrays["teacher_text"]), relation_temperature)
+    target = losses.fuse_relations(teacher_image, teacher_text, scalars["fusion_weight"])
+    if published["distance"] == "wd":
+        terms["kd"] = losses.wasserstein(student, target, text)
+        assert published["relation_kd_image"] == published["relation_kd_text"] == 0
+    else:
+        distance = losses.DISTANCES[{"kl": "cumulative"}.get(published["distance"], published["distance"])]
+        terms["kd"] = distance(student, target)
+        terms["kdi"], terms["kdt"] = distance(teacher_image, target), distance(teacher_text, target)
     for name, value in terms.items():
         assert value.item() == pytest.approx(published[NAMES[name]], rel=1e-9), name
     total = sum(published["weights"][NAMES[name]] * value for name, value in terms.items())
@@ -121,3 +125,17 @@ def test_itm_weighs_every_pair_alike() -> None:
     labels = torch.tensor([1] * 3 + [0] * 6)
     expected = torch.nn.functional.cross_entropy(torch.cat([positive, negative]), labels)
     torch.testing.assert_close(losses.itm(positive, negative, torch.ones(6, dtype=torch.bool)), expected)
+
+
+def test_wasserstein_is_scipys_row_by_row() -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    torch.manual_seed(0)
+    left, right = torch.randn(6, 6, dtype=torch.float64), torch.randn(6, 6, dtype=torch.float64)
+    text = torch.nn.functional.normalize(torch.randn(6, 4, dtype=torch.float64), dim=1)
+    weights = 1 - text @ text.T
+    weights = weights.clamp_min(0)
+    rows = [
+        scipy_stats.wasserstein_distance((a * w).numpy(), (b * w).numpy(), w.numpy(), w.numpy())
+        for a, b, w in zip(left, right, weights, strict=True)
+    ]
+    assert losses.wasserstein(left, right, text).item() == pytest.approx(np.mean(rows), rel=1e-9)

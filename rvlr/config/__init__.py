@@ -84,7 +84,7 @@ class Config(Section):
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] = [0]
     models: Annotated[dict[Name, Model], Field(min_length=1)]
     training: Training = Training()
-    teachers: dict[Name, Teacher]
+    teachers: Annotated[dict[Name, Teacher], Field(min_length=1)]
     students: dict[Name, Student] = {}
     evaluation: Evaluation = Evaluation()
 

@@ -35,8 +35,8 @@ class Shapes(Section):
     name: Name = "shapes"
     seed: int = 0
     train: Positive = 1500
-    val: Positive = 200
-    test: Positive = 400
+    val: Annotated[int, Field(ge=2)] = 200
+    test: Annotated[int, Field(ge=2)] = 400
     image_size: Annotated[int, Field(ge=32, le=512)] = 64
     captions_per_image: Positive = 5
     imbalance: Annotated[float, Field(ge=-1, le=1)] = 0.0
@@ -109,7 +109,7 @@ class BertSize(Section):
 class Text(Section):
     """A BERT, cut into text layers and fusion layers."""
 
-    weights: Literal["random"] | str = "random"
+    weights: Literal["random"] | str = "bert-base-uncased"
     size: BertSize | None = None
     text_layers: Positive = 6
     fusion_layers: Positive = 6
@@ -135,7 +135,7 @@ class Model(Section):
     """The retrieval model: METHOD.md, table "Model"."""
 
     vision: Vision = Vision()
-    text: Text = Text(weights="bert-base-uncased")
+    text: Text = Text()
     embed_dim: Positive = 256
     temperature: Annotated[float, Field(gt=0)] = 0.07
     relation_temperature: Annotated[float, Field(gt=0)] = 0.07
@@ -264,9 +264,15 @@ class Student(Section):
     teacher: Name
     start: Name | None = None
     weights: StudentWeights = StudentWeights()
-    distance: Literal["mae", "mse"] = "mae"
+    distance: Literal["mae", "mse", "cumulative", "wasserstein"] = "mae"
     fusion_weight: FusionWeight = FusionWeight()
     training: Training = Training()
+
+    @field_validator("distance", mode="before")
+    @classmethod
+    def _published_names(cls, value: Any) -> Any:
+        """The published code's names: its `kl` is no Kullback-Leibler divergence."""
+        return {"kl": "cumulative", "wd": "wasserstein"}.get(value, value) if isinstance(value, str) else value
 
 
 # --- evaluation --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ images are not trusted: nothing outside the images folder is opened, and only fo
 
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from rvlr.log import logger, track
 
 # Pillow also knows formats that start other programs or read other files, such as EPS
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_FEWEST = {"train": 1, "val": 2, "test": 2}  # retrieval ranks at least two
 _THREADS = 8  # each may hold a decoded image of 89 million pixels
 
 
@@ -138,7 +140,7 @@ def _check_splits(images: Sequence[_Image], ratio: SplitRatio, faults: Faults) -
     without = [image for image in images if image.split is None]
     if len(without) == len(images):
         counts = _split_counts(len(images), ratio)
-        if counts["train"] < 1:
+        if counts["train"] < _FEWEST["train"]:
             faults.add(
                 f"images found: {len(images)}; val takes {counts['val']} ({ratio.val:g}) and test "
                 f"{counts['test']} ({ratio.test:g}), which leaves no train images; add images, lower "
@@ -152,19 +154,19 @@ def _check_splits(images: Sequence[_Image], ratio: SplitRatio, faults: Faults) -
             first.place,
         )
     else:
-        used = {image.split for image in images}
+        counts = Counter(image.split for image in images)
         for name in SPLITS:
-            if name not in used:
-                found = ", ".join(split for split in SPLITS if split in used)
+            if counts[name] < _FEWEST[name]:
+                found = ", ".join(f"{counts[split]} {split}" for split in SPLITS if split in counts)
                 faults.add(
-                    f"no {name} images (splits found: {found}); mark some with the split {name}, or remove "
-                    "all splits to have them drawn by dataset.split"
+                    f"{counts[name] or 'no'} {name} images (found: {found}), at least {_FEWEST[name]} needed; mark "
+                    f"more with the split {name}, or remove all splits to have them drawn by dataset.split"
                 )
 
 
 def _split_counts(images: int, ratio: SplitRatio) -> dict[str, int]:
-    """How many images each split gets by ratio: the nearest number, but at least one for val and test."""
-    val, test = max(1, round(images * ratio.val)), max(1, round(images * ratio.test))
+    """How many images each split gets by ratio: the nearest number, but at least `_FEWEST` for val and test."""
+    val, test = (max(_FEWEST[name], round(images * getattr(ratio, name))) for name in ("val", "test"))
     return {"train": images - val - test, "val": val, "test": test}
 
 

@@ -91,9 +91,10 @@ def load(folder: Path, teacher: dict[str, Any] | None = None) -> tuple[Retrieval
     return RetrievalModel.from_pretrained(folder, teacher), AutoTokenizer.from_pretrained(folder)
 
 
-def save(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
+def save(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
     """Write a model folder, complete or not at all."""
     disable_progress_bar()
     with io.atomic_folder(output) as folder:
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)

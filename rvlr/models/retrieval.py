@@ -17,13 +17,26 @@ from rvlr.errors import UserError
 from rvlr.models.fusion import FusionLayer, KeysValues
 from rvlr.models.vision import VisionEncoder
 
+_STUDENT_PARTS = (
+    "teacher_vision_proj.",
+    "teacher_text_proj.",
+    "fusion_weight",
+    "relation_image_proj.",
+    "relation_text_proj.",
+)
+
+
+def _mlp(width: int, hidden: int, output: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, output))
+
 
 class RetrievalConfig(PretrainedConfig):
     """Everything needed to build the model and to present images and captions to it.
 
     vision: name, options, image_size, mean, std, frozen, width. text: text_layers, fusion_layers, max_tokens,
     max_words, frozen. bert: a BertConfig as a dictionary. teacher_widths: widths of the stored image and text teacher
-    features for a student, None for a teacher.
+    features for a student, None for a teacher. relation_projections: hidden and output width of the learnt MLPs
+    that teacher features pass before their relations are taken, as the Wasserstein distance wants it, or None.
     """
 
     model_type = "rvlr"
@@ -38,6 +51,7 @@ class RetrievalConfig(PretrainedConfig):
         relation_temperature: float = 0.07,
         fusion_weight: float = 0.5,
         teacher_widths: list[int] | None = None,
+        relation_projections: list[int] | None = None,
         **arguments: Any,
     ) -> None:
         self.vision, self.text, self.bert = vision, text, bert
@@ -45,6 +59,7 @@ class RetrievalConfig(PretrainedConfig):
         self.contrast_temperature, self.relation_temperature = contrast_temperature, relation_temperature
         self.fusion_weight = fusion_weight
         self.teacher_widths = teacher_widths
+        self.relation_projections = relation_projections
         super().__init__(**arguments)
 
 
@@ -74,6 +89,9 @@ class RetrievalModel(PreTrainedModel):
             self.teacher_vision_proj = nn.Linear(config.teacher_widths[0], dim)
             self.teacher_text_proj = nn.Linear(config.teacher_widths[1], dim)
             self.fusion_weight = nn.Parameter(torch.tensor(config.fusion_weight))
+        if config.relation_projections is not None:
+            self.relation_image_proj = _mlp(config.teacher_widths[0], *config.relation_projections)
+            self.relation_text_proj = _mlp(config.teacher_widths[1], *config.relation_projections)
         for encoder, section in ((self.vision_encoder, vision), (self.text_encoder, text)):
             if section["frozen"]:
                 encoder.requires_grad_(False)
@@ -85,28 +103,26 @@ class RetrievalModel(PreTrainedModel):
     def from_pretrained(cls, source: str | Path, teacher: dict[str, Any] | None = None) -> Self:
         """Load a folder (or a hub name) written by `save_pretrained`.
 
-        teacher: `{"teacher_widths": [image, text], "fusion_weight": value}` makes a student of it, whose teacher
-        projections, if the folder has none of that width, start afresh from PyTorch's random state. Any other
+        teacher: settings of `RetrievalConfig` that make a student of it (`teacher_widths`, `fusion_weight`,
+        `relation_projections`); the parts that only students have start afresh from PyTorch's random state. Any other
         missing, unexpected or misshapen key raises UserError.
         """
         config = RetrievalConfig.from_pretrained(source)
-        added: set[str] = set()
-        if teacher is not None:
-            if config.teacher_widths != teacher["teacher_widths"]:
-                added = {f"teacher_{kind}_proj.{part}" for kind in ("vision", "text") for part in ("weight", "bias")}
-                added.add("fusion_weight")
-            for key, value in teacher.items():
-                setattr(config, key, value)
+        for key, value in (teacher or {}).items():
+            setattr(config, key, value)
         model = cls(config)
         state = load_file(cached_file(str(source), "model.safetensors"))
-        state = {key: value for key, value in state.items() if key not in added}
+        fresh = set()
+        if teacher is not None:
+            state = {key: value for key, value in state.items() if not key.startswith(_STUDENT_PARTS)}
+            fresh = {key for key in model.state_dict() if key.startswith(_STUDENT_PARTS)}
         try:
             missing, unexpected = model.load_state_dict(state, strict=False)
         except RuntimeError as error:
             raise UserError(f"{source}: weights do not fit the model described by config.json: {error}") from None
-        if unexpected or set(missing) - added:
+        if unexpected or set(missing) - fresh:
             raise UserError(
-                f"{source}: model.safetensors and config.json disagree; missing: {sorted(set(missing) - added)}, "
+                f"{source}: model.safetensors and config.json disagree; missing: {sorted(set(missing) - fresh)}, "
                 f"unexpected: {sorted(unexpected)}"
             )
         return model.eval()
@@ -139,6 +155,10 @@ class RetrievalModel(PreTrainedModel):
         """Stored teacher features (B, teacher widths) -> (B, embed_dim) each, unit length. Students only."""
         image, text = self.teacher_vision_proj(image), self.teacher_text_proj(text)
         return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+
+    def project_relations(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stored teacher features (B, teacher widths) -> (B, output width) each, where `relation_projections` is set."""
+        return self.relation_image_proj(image), self.relation_text_proj(text)
 
     def image_keys_values(self, image_tokens: torch.Tensor) -> list[KeysValues]:
         """(B, 1 + N, image width) -> the cross-attention's keys and values, layer by layer."""

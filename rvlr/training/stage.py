@@ -29,6 +29,9 @@ from rvlr.training.distributed import make_accelerator
 from rvlr.training.engine import Engine
 from rvlr.training.tasks import StudentTask, TeacherTask
 
+RELATION_PROJECTIONS = [1536, 768]
+"""Hidden and output width of the MLPs before the Wasserstein distance, METHOD.md "Losses"."""
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -69,9 +72,12 @@ def _make_task(
         model, tokenizer = build.load(start)
         return TeacherTask(model, section.weights), tokenizer
     widths = [int(features.image.shape[1]), int(features.text.shape[1])]
-    model, tokenizer = build.load(
-        start, teacher={"teacher_widths": widths, "fusion_weight": section.fusion_weight.value}
-    )
+    added = {
+        "teacher_widths": widths,
+        "fusion_weight": section.fusion_weight.value,
+        "relation_projections": RELATION_PROJECTIONS if section.distance == "wasserstein" else None,
+    }
+    model, tokenizer = build.load(start, added)
     return StudentTask(model, section), tokenizer
 
 

@@ -106,12 +106,17 @@ class StudentTask(TeacherTask):
     """All seven terms against stored teacher features, which the batch brings as `teacher_image`, `teacher_text`."""
 
     def __init__(self, model: RetrievalModel, section: config.Student) -> None:
-        self.distance = losses.DISTANCES[section.distance]
-        super().__init__(model, section.weights)
+        self.distance, weights = section.distance, section.weights
+        if self.distance == "wasserstein":  # it knows KD alone
+            weights = weights.model_copy(update={"kdi": 0.0, "kdt": 0.0})
+        super().__init__(model, weights)
         model.fusion_weight.requires_grad_(section.fusion_weight.learnt and self._uses("kd", "kdi", "kdt"))
 
     def fresh_heads(self) -> list[nn.Module]:
-        return [self.model.teacher_vision_proj, self.model.teacher_text_proj]
+        heads = [self.model.teacher_vision_proj, self.model.teacher_text_proj]
+        if self.distance == "wasserstein":
+            heads += [self.model.relation_image_proj, self.model.relation_text_proj]
+        return heads
 
     def _freeze_unused(self) -> None:
         super()._freeze_unused()
@@ -136,7 +141,7 @@ class StudentTask(TeacherTask):
         with torch.autocast(image.device.type, enabled=False):
             terms.update(self._contrasts(batch, image, text))
             if self._uses("kd", "kdi", "kdt"):
-                terms.update(self._structure(batch, fused))
+                terms.update(self._structure(batch, fused, text))
         return {name: terms[name] for name in self.weights}
 
     def _contrasts(self, batch: Batch, image: torch.Tensor, text: torch.Tensor) -> Terms:
@@ -156,11 +161,22 @@ class StudentTask(TeacherTask):
                 terms["ttc"] = losses.representation_distillation(text, gather(teacher_text), ids, temperature)
         return terms
 
-    def _structure(self, batch: Batch, fused: torch.Tensor | None) -> Terms:
+    def _structure(self, batch: Batch, fused: torch.Tensor | None, text: torch.Tensor) -> Terms:
         """KD, KDI and KDT of the gathered batch."""
-        temperature = self.model.relation_temperature
-        image = losses.relation(gather(batch["teacher_image"]), temperature)
-        text = losses.relation(gather(batch["teacher_text"]), temperature)
-        student = losses.relation(gather(fused.float()), temperature) if self._uses("kd") else image
-        values = losses.structure_distillation(student, image, text, self.model.fusion_weight, self.distance)
-        return {name: value for name, value in zip(("kd", "kdi", "kdt"), values, strict=True) if self._uses(name)}
+        model, temperature = self.model, self.model.relation_temperature
+        teacher_image, teacher_text = gather(batch["teacher_image"]), gather(batch["teacher_text"])
+        if self.distance == "wasserstein":
+            teacher_image, teacher_text = model.project_relations(teacher_image, teacher_text)
+        image, words = losses.relation(teacher_image, temperature), losses.relation(teacher_text, temperature)
+        target = losses.fuse_relations(image, words, model.fusion_weight)
+        terms: Terms = {}
+        if self._uses("kd"):
+            student = losses.relation(gather(fused.float()), temperature)
+            if self.distance == "wasserstein":
+                return {"kd": losses.wasserstein(student, target, gather(text))}
+            terms["kd"] = losses.DISTANCES[self.distance](student, target)
+        if self._uses("kdi"):
+            terms["kdi"] = losses.DISTANCES[self.distance](image, target)
+        if self._uses("kdt"):
+            terms["kdt"] = losses.DISTANCES[self.distance](words, target)
+        return terms

@@ -1,4 +1,4 @@
-# Input functions and helpers; no rules but `freeze_config`.
+# Settings and the functions that rules take their inputs and parameters from.
 
 import os
 import re
@@ -12,7 +12,9 @@ from rvlr.data.records import SPLITS
 from rvlr.errors import UserError
 
 # Stages run under the Python that runs Snakemake, also where its environment is not activated.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ.update(
+    PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+)
 
 try:
     SETTINGS = rvlr_config.parse(config, "configuration")
@@ -188,17 +190,3 @@ def print_summary():
             sep="\n",
             file=sys.stderr,
         )
-
-
-rule freeze_config:
-    output:
-        "results/{dataset}/config/{section}.yaml",
-    log:
-        "results/{dataset}/logs/config/{section}.log",
-    localrule: True
-    conda:
-        "../../envs/rvlr.yaml"
-    params:
-        section=section_json,
-    shell:
-        "python -m rvlr freeze --section {params.section:q} --output {output} 2> {log}"

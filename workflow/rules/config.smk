@@ -1,0 +1,12 @@
+rule freeze_config:
+    output:
+        "results/{dataset}/config/{section}.yaml",
+    log:
+        "results/{dataset}/logs/config/{section}.log",
+    localrule: True
+    conda:
+        "../../envs/rvlr.yaml"
+    params:
+        section=section_json,
+    shell:
+        "python -m rvlr freeze --section {params.section:q} --output {output} 2> {log}"
