@@ -114,8 +114,8 @@ DISTANCES: dict[str, Distance] = {"mae": mae, "mse": mse, "cumulative": cumulati
 def wasserstein(left: torch.Tensor, right: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """The published `wd`: the mean over rows of the weighted 1-D Wasserstein distance between two relations (B, B).
 
-    text: (B, D) student text features, of any length. Row i's entries and their masses are scaled by 1 - cos(text_i, text_j). The
-    distance is the area between the two cumulative distributions: with both rows' values sorted together, and masses
+    text: (B, D) student text features, of any length. Row i's entries and their masses are scaled by
+    1 - cos(text_i, text_j). The distance is the area between the two cumulative distributions: with both rows' values sorted together, and masses
     of one counted as positive, of the other as negative, the sum of |cumulated mass| times the step to the next value.
     """
     text = F.normalize(text, dim=-1)

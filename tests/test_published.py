@@ -153,11 +153,9 @@ def test_keys_are_accounted_for(imported: published.Imported, tmp_path: Path) ->
 
 
 def test_command_line(tmp_path: Path) -> None:
-    found = CliRunner().invoke(
-        app,
-        ["import-checkpoint", str(FILES[0]), "--vision-config", str(FILES[1]), "--text-config", str(FILES[2])]
-        + ["--output", str(tmp_path / "model")],
-    )
+    files = [str(path) for path in FILES]
+    options = ["--vision-config", files[1], "--text-config", files[2], "--output", str(tmp_path / "model")]
+    found = CliRunner().invoke(app, ["import-checkpoint", files[0], *options])
     assert found.exit_code == 0, found.output
     again = RetrievalModel.from_pretrained(tmp_path / "model").state_dict()
     for key, value in published.read(*FILES).model.state_dict().items():

@@ -157,7 +157,7 @@ class RetrievalModel(PreTrainedModel):
         return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
 
     def project_relations(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stored teacher features (B, teacher widths) -> (B, output width) each, where `relation_projections` is set."""
+        """Stored teacher features (B, teacher widths) -> (B, output width), where `relation_projections` is set."""
         return self.relation_image_proj(image), self.relation_text_proj(text)
 
     def image_keys_values(self, image_tokens: torch.Tensor) -> list[KeysValues]:
