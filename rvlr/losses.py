@@ -115,8 +115,9 @@ def wasserstein(left: torch.Tensor, right: torch.Tensor, text: torch.Tensor) -> 
     """The published `wd`: the mean over rows of the weighted 1-D Wasserstein distance between two relations (B, B).
 
     text: (B, D) student text features, of any length. Row i's entries and their masses are scaled by
-    1 - cos(text_i, text_j). The distance is the area between the two cumulative distributions: with both rows' values sorted together, and masses
-    of one counted as positive, of the other as negative, the sum of |cumulated mass| times the step to the next value.
+    1 - cos(text_i, text_j). The distance is the area between the two cumulative distributions: with both rows' values
+    sorted together, and masses of one counted as positive, of the other as negative, the sum of |cumulated mass| times
+    the step to the next value.
     """
     text = F.normalize(text, dim=-1)
     weights = 1 - text @ text.T
