@@ -3,18 +3,19 @@
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from rvlr import io
+from rvlr import io, log
 from rvlr.config import Custom, SplitRatio
 from rvlr.data import captions_file, custom
 from rvlr.data.records import SPLITS, Split, read_split
 from rvlr.errors import UserError
 
-NAMES = ("a.jpg", "b.png", "c.jpg", "sub/d.jpg")
+NAMES = ("a.jpg", "b.png", "c.jpg", "sub/d.jpg", "e.jpg", "f.jpg")
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +29,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def images(photographs: Path, tmp_path: Path) -> Path:
-    """A copy of the four photographs that a test may damage."""
+    """A copy of the photographs that a test may damage."""
     return shutil.copytree(photographs, tmp_path / "images")
 
 
@@ -56,15 +57,18 @@ def record(image: object = "a.jpg", captions: object = ("a dog",), **more: objec
     return {"image": image, "captions": captions, **more}
 
 
-A, B, C = (record(name) for name in NAMES[:3])
-TRAIN, VAL, TEST = (record(name, split=split) for name, split in zip(NAMES[:3], ("train", "val", "test"), strict=True))
+A, B, C, D, E, _ = (record(name) for name in NAMES)
+FEWEST = (A, B, C, D, E)  # the smallest sound data set: 1 train, 2 val and 2 test images
+TRAIN, VAL, TEST, VAL2, TEST2 = (
+    record(name, split=split) for name, split in zip(NAMES[:5], ("train", "val", "test", "val", "test"), strict=True)
+)
 
 # file name, content, what the message must hold: place, what was found, how to mend it
 BROKEN = {
     "missing image": (
         "c.jsonl",
-        lines(A, record("x.jpg"), C),
-        ["line 2", "'x.jpg' is not in", "add the file"],
+        lines(A, record("x.jpg"), C, D, E),
+        ["1 fault;", "line 2", "'x.jpg' is not in", "add the file"],
     ),
     "missing image, JSON": (
         "c.json",
@@ -76,7 +80,11 @@ BROKEN = {
         'image,caption\na.jpg,"a\ndog"\nx.jpg,cat\n',
         ["line 4", "'x.jpg' is not in"],
     ),
-    "folder as image": ("c.jsonl", lines(A, B, record("sub")), ["line 3", "'sub' is not a file"]),
+    "folder as image": (
+        "c.jsonl",
+        lines(A, B, record("sub"), D, E),
+        ["1 fault;", "line 3", "'sub' is not a file"],
+    ),
     "empty caption": (
         "c.csv",
         "image,caption\na.jpg,\n",
@@ -102,10 +110,20 @@ BROKEN = {
         lines(record("a.jpg", "a dog")),
         ["captions is 'a dog'", "must be a list"],
     ),
-    "caption a list": (
+    "caption a number": (
         "c.jsonl",
-        lines({"image": "a.jpg", "caption": ["x"]}),
-        ["caption is ['x']", "a string"],
+        lines({"image": "a.jpg", "caption": 7}),
+        ["line 1: caption is 7; it must be a string"],
+    ),
+    "caption an empty list": (
+        "c.jsonl",
+        lines(A, {"image": "b.png", "caption": []}),
+        ["line 2: caption is []; it must be a list of one or more strings"],
+    ),
+    "caption a list with faults": (
+        "c.jsonl",
+        lines({"image": "a.jpg", "caption": ["x", 7, " ", ["y"]]}),
+        ["line 1: caption 2 is 7; it must be", "line 1: caption 3 is empty", "line 1: caption 4 is ['y']"],
     ),
     "caption missing": (
         "c.jsonl",
@@ -154,32 +172,59 @@ BROKEN = {
     ),
     "two splits of an image": (
         "c.jsonl",
-        lines(TRAIN, VAL, TEST, record("a.jpg", split="test")),
-        ["line 4: image 'a.jpg' has more than one split: 'train' (line 1), 'test' (line 4)", "keep one"],
+        lines(TRAIN, VAL, TEST, VAL2, TEST2, record("a.jpg", split="test")),
+        ["line 6: image 'a.jpg' has more than one split: 'train' (line 1), 'test' (line 6)", "keep one"],
     ),
     "unknown split": (
         "c.jsonl",
-        lines(TRAIN, VAL, record("c.jpg", split="Test")),
+        lines(TRAIN, VAL, record("c.jpg", split="Test"), VAL2, TEST2),
         ["1 fault;", "line 3: split is 'Test'; allowed: train, val, test, validation, valid, dev"],
     ),
     "some without split": (
         "c.jsonl",
-        lines(TRAIN, VAL, TEST, record("sub/d.jpg")),
+        lines(TRAIN, VAL, TEST, VAL2, TEST2, record("f.jpg")),
         [
-            "line 4: 1 of 4 images have no split, the first is 'sub/d.jpg'",
+            "line 6: 1 of 6 images have no split, the first is 'f.jpg'",
             "give every image a split, or none",
         ],
     ),
     "no test images": (
         "c.jsonl",
-        lines(TRAIN, VAL),
-        ["no test images (splits found: train, val); mark some with the split test, or remove all splits"],
+        lines(TRAIN, VAL, VAL2),
+        [
+            "1 fault;",
+            "no test images (found: 1 train, 2 val), at least 2 needed; mark more with the split test, or remove all",
+        ],
     ),
-    "no val or train images": ("c.jsonl", lines(TEST), ["2 faults", "no train images", "no val images"]),
+    "one test image": (
+        "c.jsonl",
+        lines(TRAIN, VAL, TEST, VAL2),
+        [
+            "1 fault;",
+            "\n  1 test image (found: 1 train, 2 val, 1 test), at least 2 needed; mark more with the split test, or",
+        ],
+    ),
+    "one val image, CSV": (
+        "c.csv",
+        "image,caption,split\na.jpg,x,train\nb.png,x,dev\nb.png,y,dev\nc.jpg,x,test\nsub/d.jpg,x,test\n",
+        [
+            "1 fault;",
+            "\n  1 val image (found: 1 train, 1 val, 2 test), at least 2 needed; mark more with the split val",
+        ],
+    ),
+    "no val or train images": (
+        "c.jsonl",
+        lines(TEST, TEST2),
+        [
+            "2 faults",
+            "no train images (found: 2 test), at least 1 needed",
+            "no val images (found: 2 test), at least 2 needed",
+        ],
+    ),
     "too few to draw": (
         "c.jsonl",
-        lines(A, B),
-        ["images found: 2; val takes 1 (0.1)", "no train images", "add images"],
+        lines(A, B, C, D),
+        ["1 fault;", "images found: 4; val takes 2 (0.1) and test 2 (0.1)", "no train images", "add images"],
     ),
     "Latin-1": (
         "c.csv",
@@ -302,14 +347,16 @@ DAMAGED = {
 def test_damaged_image(images: Path, case: str) -> None:
     damage, parts = DAMAGED[case]
     damage(images / "c.jpg")
-    text = message(images, "c.jsonl", lines(A, B, C))
+    text = message(images, "c.jsonl", lines(*FEWEST))
     assert "1 fault; nothing was written\n  line 3: image 'c.jpg' " in text
     assert [part for part in parts if part not in text] == [], text
 
 
 def test_truncated_png_is_found(images: Path) -> None:
     _truncate(images / "b.png")
-    assert "line 2: image 'b.png' cannot be read" in message(images, "c.jsonl", lines(A, B, C))
+    assert "1 fault; nothing was written\n  line 2: image 'b.png' cannot be read" in message(
+        images, "c.jsonl", lines(*FEWEST)
+    )
 
 
 def test_missing_files_are_named_together(tmp_path: Path) -> None:
@@ -347,14 +394,23 @@ def test_long_values_are_cut(images: Path) -> None:
     assert len(text) < 600
 
 
-CAPTIONS = dict(zip(NAMES, (["Köter, nass", 'a "dog"'], ["two\nlines"], ["dup", "dup"], ["d"]), strict=True))
-WHERE = {"a.jpg": "train", "b.png": "dev", "c.jpg": "test", "sub/d.jpg": "train"}
+CAPTIONS = {
+    "a.jpg": ["Köter, nass", 'a "dog"'],
+    "b.png": ["two\nlines"],
+    "c.jpg": ["dup", "dup"],
+    "sub/d.jpg": ["d"],
+    "e.jpg": ["e", "ee", "eee"],
+    "f.jpg": ["f"],
+}
+WHERE = {"a.jpg": "train", "b.png": "dev", "c.jpg": "test", "sub/d.jpg": "train", "e.jpg": "valid", "f.jpg": "test"}
 QUOTED = (
     "image,caption,split\r\n"
     'a.jpg,"Köter, nass",train\r\na.jpg,"a ""dog""",train\r\nb.png,"two\nlines",validation\r\n'
     "c.jpg,dup,test\r\n\r\nc.jpg,dup,test\r\n./sub//d.jpg,d,train\r\n"
+    "e.jpg,e,valid\r\nf.jpg,f,test\r\ne.jpg,ee,val\r\ne.jpg,eee,val\r\n"
 )
 LISTS = [{"image": name, "captions": CAPTIONS[name], "split": WHERE[name]} for name in NAMES]
+PUBLISHED = [{"image": name, "caption": CAPTIONS[name], "split": WHERE[name]} for name in NAMES]
 SINGLES = [
     {"image": name, "caption": caption, "split": WHERE[name], "image_id": None}
     for name in NAMES
@@ -366,6 +422,8 @@ SINGLES = [
     ("name", "content"),
     [
         ("lists.json", json.dumps(LISTS, indent=2)),
+        ("published.json", json.dumps(PUBLISHED)),
+        ("published.jsonl", lines(*PUBLISHED)),
         ("singles.json", json.dumps(SINGLES, ensure_ascii=False)),
         ("lists.jsonl", lines(*LISTS).replace("\n", "\r\n\n")),
         ("singles.JSONL", lines(*SINGLES).encode("utf-8-sig")),
@@ -378,33 +436,35 @@ def test_every_format_gives_the_same_splits(images: Path, name: str, content: st
     found = {split: [(r.image_id, r.image, list(r.captions)) for r in splits[split].records] for split in SPLITS}
     assert found == {
         "train": [("a", "a.jpg", CAPTIONS["a.jpg"]), ("sub/d", "sub/d.jpg", ["d"])],
-        "val": [("b", "b.png", ["two\nlines"])],
-        "test": [("c", "c.jpg", ["dup", "dup"])],
+        "val": [("b", "b.png", ["two\nlines"]), ("e", "e.jpg", ["e", "ee", "eee"])],
+        "test": [("c", "c.jpg", ["dup", "dup"]), ("f", "f.jpg", ["f"])],
     }
     assert splits["train"].path(1).is_file()
 
 
 def test_ids_given_once_hold_for_all_rows_of_an_image(images: Path) -> None:
     text = "image_id,split,image,caption\n7,train,a.jpg,x\n,,a.jpg,y\n8,val,b.png,z\n,test,c.jpg,w\n"
+    text += ",val,e.jpg,e\n,test,f.jpg,f\n9,,f.jpg,ff\n"
     splits = run(images, "rows.csv", text)
     assert [(r.image_id, r.captions) for r in splits["train"].records] == [("7", ("x", "y"))]
-    assert [splits[name].records[0].image_id for name in ("val", "test")] == ["8", "c"]
+    assert [[r.image_id for r in splits[name].records] for name in ("val", "test")] == [["8", "e"], ["c", "9"]]
 
 
 def test_dataset_json_says_what_made_it(
     images: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("rvlr"), "propagate", True)  # log.setup, if a test ran it, ends it
+    monkeypatch.setattr(log, "Progress", partial(log.Progress, interval=0))  # short loops say nothing
     with caplog.at_level(logging.INFO, "rvlr"):
         run(images, "rows.csv", QUOTED, name="mine")
     about = io.read_json(images.parent / "out-rows.csv" / "splits" / "dataset.json")
     assert about["image_root"] == str(images)
-    assert about["counts"]["test"] == {"images": 1, "captions": 2}
+    assert about["counts"]["test"] == {"images": 2, "captions": 3}
     assert about["name"] == "mine"
     assert about["captions_sha256"] == io.sha256(images.parent / "rows.csv")
     assert about["splits_from"] == {"source": "file"}
-    assert "mine: 2 train, 1 val, 1 test images, splits by file" in caplog.text
-    assert "check images 4/4" in caplog.text
+    assert "mine: 2 train, 2 val, 2 test images, splits by file" in caplog.text
+    assert "check images 6/6" in caplog.text
 
 
 def _many(images: Path, count: int) -> list[dict[str, object]]:
@@ -435,9 +495,14 @@ def test_drawn_splits_depend_on_the_seed_alone(images: Path) -> None:
     assert [r.image_id for r in zero["val"].records] == ["11", "13", "38", "5"]
 
 
-def test_smallest_drawn_splits_hold_one_image_each(images: Path) -> None:
-    splits = run(images, "c.jsonl", lines(A, B, C))
-    assert [len(splits[name].records) for name in SPLITS] == [1, 1, 1]
+def test_smallest_drawn_splits_hold_one_train_and_two_val_and_test_images(images: Path) -> None:
+    splits = run(images, "c.jsonl", lines(*FEWEST))
+    assert [len(splits[name].records) for name in SPLITS] == [1, 2, 2]
+
+
+def test_smallest_splits_of_the_file_hold_one_train_and_two_val_and_test_images(images: Path) -> None:
+    splits = run(images, "c.jsonl", lines(TRAIN, VAL, TEST, VAL2, TEST2))
+    assert [len(splits[name].records) for name in SPLITS] == [1, 2, 2]
 
 
 def test_ratio_that_leaves_no_training_images(images: Path) -> None:
@@ -447,8 +512,8 @@ def test_ratio_that_leaves_no_training_images(images: Path) -> None:
 
 def test_links_within_the_folder_are_followed(images: Path) -> None:
     (images / "link.jpg").symlink_to("sub/d.jpg")
-    splits = run(images, "c.jsonl", lines(A, B, record("link.jpg")))
-    assert sum(len(split.records) for split in splits.values()) == 3
+    splits = run(images, "c.jsonl", lines(A, B, C, E, record("link.jpg")))
+    assert sum(len(split.records) for split in splits.values()) == 5
 
 
 def test_real_photographs(shared: Path, tmp_path: Path) -> None:
@@ -467,4 +532,22 @@ def test_real_photograph_cut_short(shared: Path, images: Path) -> None:
     source = sorted((shared / "data" / "flickr8k-mini" / "images").glob("*.jpg"))[0]
     data = source.read_bytes()
     (images / "c.jpg").write_bytes(data[: len(data) // 2])
-    assert "line 3: image 'c.jpg' cannot be read: " in message(images, "c.jsonl", lines(A, B, C))
+    assert "line 3: image 'c.jpg' cannot be read: " in message(images, "c.jsonl", lines(*FEWEST))
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "captions"),
+    [
+        ("coco_val.json", 5000, 25010),
+        ("flickr30k_val.json", 1014, 5070),
+        ("flickr30k_test.json", 1000, 5000),
+        ("vizwiz_test.json", 1000, 5000),
+    ],
+)
+def test_published_annotations_are_read(shared: Path, name: str, images: int, captions: int) -> None:
+    path = shared / "data" / "captions" / name
+    entries, faults = captions_file.read(path)
+    faults.check()
+    assert len({entry.image for entry in entries}) == images
+    assert sum(len(entry.captions) for entry in entries) == captions
+    assert [list(entry.captions) for entry in entries] == [given["caption"] for given in io.read_json(path)]

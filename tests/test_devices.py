@@ -62,10 +62,14 @@ def test_stages_of_one_machine_get_different_gpus_and_wait_for_each_other(tmp_pa
 
 
 @pytest.mark.slow
-def test_devices_given_from_outside_are_left_alone(tmp_path: Path) -> None:
-    given = Stage(tmp_path, "1", CUDA_VISIBLE_DEVICES="7")
-    assert given.devices() == "7"
-    given.kill()
+def test_devices_given_from_outside(tmp_path: Path) -> None:
+    """CUDA_VISIBLE_DEVICES narrows the choice; what Slurm gave is left alone."""
+    given = {"CUDA_VISIBLE_DEVICES": "7,5,6"}
+    first, second = Stage(tmp_path, "1", **given), Stage(tmp_path, "2", **given)
+    held = first.devices().split(",") + second.devices().split(",")
+    assert sorted(held) == ["5", "6", "7"]
+    first.kill()
+    second.kill()
     slurm = Stage(tmp_path, "1", SLURM_JOB_ID="1")
     assert slurm.devices() == "None"
     slurm.kill()

@@ -5,10 +5,10 @@ own before all are raised at once. A file that cannot be taken apart (not UTF-8,
 is refused here.
 
 JSON holds a list of records and JSONL one record a line, with the keys `image`, `captions` (a list) or
-`caption` (a string), and if wanted `image_id` and `split`, where null counts as absent. CSV has the header
-`image,caption[,split][,image_id]` in any order and one caption a row, where an empty optional cell counts as
-absent. Blank lines are skipped in JSONL and CSV. The file is not trusted: an image path that is absolute or
-has `..` is a fault.
+`caption` (a string, or a list as in the annotations published for COCO, Flickr30K and VizWiz), and if wanted
+`image_id` and `split`, where null counts as absent. CSV has the header `image,caption[,split][,image_id]` in
+any order and one caption a row, where an empty optional cell counts as absent. Blank lines are skipped in JSONL
+and CSV. The file is not trusted: an image path that is absolute or has `..` is a fault.
 """
 
 import csv
@@ -279,15 +279,16 @@ def _captions(fields: Mapping[str, Any], complain: Complain) -> tuple[str, ...]:
     given = [name for name in ("captions", "caption") if name in fields]
     if len(given) != 1:
         found = "both 'captions' and 'caption'" if given else "neither 'captions' nor 'caption'"
-        complain(f"{found}; give one: 'captions', a list of strings, or 'caption', a string")
+        complain(f"{found}; give one: 'captions', a list of strings, or 'caption', a string or a list")
         return ()
-    value = fields[given[0]]
-    if given == ["captions"] and (not isinstance(value, list) or not value):
-        complain(f"captions is {show(value)}; it must be a list of one or more strings")
+    key, value = given[0], fields[given[0]]
+    listed = isinstance(value, list)
+    if value == [] or (key == "captions" and not listed):
+        complain(f"{key} is {show(value)}; it must be a list of one or more strings")
         return ()
     sound = []
-    for number, caption in enumerate(value if given == ["captions"] else [value], 1):
-        name = f"caption {number}" if given == ["captions"] else "caption"
+    for number, caption in enumerate(value if listed else [value], 1):
+        name = f"caption {number}" if listed else "caption"
         if not isinstance(caption, str) or not _is_unicode(caption):
             complain(f"{name} is {show(caption)}; it must be a string of text")
         elif not caption.strip():

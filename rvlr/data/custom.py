@@ -158,9 +158,10 @@ def _check_splits(images: Sequence[_Image], ratio: SplitRatio, faults: Faults) -
         for name in SPLITS:
             if counts[name] < _FEWEST[name]:
                 found = ", ".join(f"{counts[split]} {split}" for split in SPLITS if split in counts)
+                what = f"{counts[name] or 'no'} {name} image{'' if counts[name] == 1 else 's'}"
                 faults.add(
-                    f"{counts[name] or 'no'} {name} images (found: {found}), at least {_FEWEST[name]} needed; mark "
-                    f"more with the split {name}, or remove all splits to have them drawn by dataset.split"
+                    f"{what} (found: {found}), at least {_FEWEST[name]} needed; mark more with the split {name}, "
+                    "or remove all splits to have them drawn by dataset.split"
                 )
 
 
