@@ -104,7 +104,8 @@ def train_teacher(
     """Stage 1: train a teacher with contrast and matching."""
     log.setup(log_file)
     section = config.load(config_file, config.TrainedTeacher)
-    from rvlr.training import distributed, stage
+    from rvlr import distributed
+    from rvlr.training import stage
 
     distributed.spread(section.training.processes)
     stage.train(section, seed, stage.Paths(start_model, splits, None, resume, output))
@@ -124,7 +125,8 @@ def train_student(
     """Stage 2: train a student that also distils a teacher's features."""
     log.setup(log_file)
     section = config.load(config_file, config.Student)
-    from rvlr.training import distributed, stage
+    from rvlr import distributed
+    from rvlr.training import stage
 
     distributed.spread(section.training.processes)
     stage.train(section, seed, stage.Paths(start_model, splits, features, resume, output))
@@ -141,9 +143,8 @@ def extract(
     """Store a teacher's single-modal features of a split."""
     log.setup(log_file)
     section = config.load(config_file, config.Teacher)
-    from rvlr import features
+    from rvlr import distributed, features
     from rvlr.data.records import read_split
-    from rvlr.training import distributed
 
     distributed.spread(section.training.processes if isinstance(section, config.TrainedTeacher) else section.processes)
     features.extract(section, model, read_split(split), output)

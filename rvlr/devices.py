@@ -27,7 +27,7 @@ def lease(count: int) -> None:
     if "SLURM_JOB_ID" in os.environ or present == 0:
         return
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = list(map(str, range(present))) if given is None else given.split(",")[:present]
+    names = list(map(str, range(present))) if given is None else [name.strip() for name in given.split(",")][:present]
     if count > present:
         raise UserError(f"processes: {count} need as many GPUs, {present} are visible")
     told = False
@@ -44,8 +44,8 @@ def _try(names: list[str], count: int) -> list[str]:
     """Lock `count` of the devices and return their names, or lock none and return an empty list."""
     locks: dict[str, int] = {}
     for name in names:
-        path = Path(tempfile.gettempdir()) / f"rvlr-{os.getuid()}-gpu{name}.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        path = Path(tempfile.gettempdir()) / f"rvlr-{os.getuid()}-gpu{name.replace('/', '-')}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -20,11 +20,11 @@ from rvlr.data.images import evaluation_transform
 from rvlr.data.loading import Features, image_batches
 from rvlr.data.records import Split
 from rvlr.data.text import tokenise
+from rvlr.distributed import make_accelerator
 from rvlr.errors import UserError
 from rvlr.log import logger, track
 from rvlr.models import build
 from rvlr.models.vision import VisionEncoder
-from rvlr.training.distributed import make_accelerator
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ def single_modal_extractor(section: config.SingleModalTeacher, device: torch.dev
     except (OSError, ValueError) as error:
         raise UserError(f"text.weights: {text.weights!r} is no folder or hub name of a text model: {error}") from error
     model = model.get_encoder() if is_pair else model
+    tokenizer.padding_side = "right"  # token 0 is a token, not padding
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    positions = getattr(model.config, "max_position_embeddings", text.max_tokens)
+    if text.max_tokens > positions:
+        raise UserError(f"text.max_tokens: {text.max_tokens} exceeds the {positions} of {text.weights}")
 
     def encode_text(captions: list[str]) -> torch.Tensor:
         batch = tokenizer(captions, padding="longest", truncation=True, max_length=text.max_tokens, return_tensors="pt")
@@ -90,7 +95,10 @@ def extract(section: config.Teacher, model: Path | None, split: Split, output: P
         extractor = trained_extractor(model, accelerator.device)
         batch_size, workers = section.training.batch_size, section.training.workers
         about = {"teacher": {"model_sha256": io.sha256(model / "model.safetensors")}}
-    rank, processes = accelerator.process_index, accelerator.num_processes
+    if accelerator.is_main_process:
+        (output / "index.json").unlink(missing_ok=True)  # never an old index beside new rows
+    if len(split.records) < accelerator.num_processes:
+        raise UserError(f"{len(split.records)} images cannot be shared by {accelerator.num_processes} processes")
     parts = {
         "image": (len(split.records), _image_rows(extractor, split, batch_size, workers, accelerator)),
         "text": (len(split.captions), _text_rows(extractor, split, batch_size, accelerator)),
@@ -98,13 +106,13 @@ def extract(section: config.Teacher, model: Path | None, split: Split, output: P
     for name, (count, rows) in parts.items():
         path = output / f"{name}.npy"
         partial = output / f".{name}.partial.npy"
-        first, target = count * rank // processes, None
+        first, target = _share(count, accelerator)[0], None
         for block in rows:
             if target is None:
                 target = _open_shared(partial, (count, block.shape[1]), accelerator)
             target[first : first + len(block)] = block.float().cpu().numpy()
             first += len(block)
-        if not np.isfinite(target[count * rank // processes : first]).all():
+        if not np.isfinite(target[slice(*_share(count, accelerator))]).all():
             raise UserError(f"the teacher's {name} features are not all finite; check its weights and its training log")
         target.flush()
         accelerator.wait_for_everyone()

@@ -3,6 +3,7 @@
 Everything is written under a temporary name beside its target, flushed to disk and renamed.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -34,10 +35,20 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _clear_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it; a path has one writer at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success it is fsynced and renamed to `path`, otherwise removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
@@ -54,7 +65,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder; on success its files are fsynced and it takes the place of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
@@ -102,12 +113,6 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write one .npy file atomically."""
-    with atomic_file(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
 
 
 def load_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:

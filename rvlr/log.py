@@ -5,6 +5,7 @@ share one terminal and the same lines must read well in a file and on a cluster.
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +28,8 @@ def setup(log_file: Path | None = None) -> None:
     for handler in handlers:
         handler.setFormatter(formatter)
     logger.handlers = handlers
-    logger.setLevel(logging.INFO)
+    # of several processes of one stage the first speaks, the others only of trouble
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logger.propagate = False
 
 

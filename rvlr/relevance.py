@@ -8,6 +8,7 @@ The longest common subsequences come from rapidfuzz, which compares strings: eve
 a caption becomes a short string.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,11 +90,12 @@ def compute(captions: Sequence[str], offsets: np.ndarray, output: Path, scorer: 
     dtype = np.min_scalar_type(int(lengths.max()))
     same = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
     progress = Progress("relevance", len(strings), "captions")
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))  # Snakemake's share for this stage, or all
     with io.atomic_file(output) as temporary:
         matrix = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(captions), len(offsets) - 1))
         for start in range(0, len(strings), CAPTIONS_AT_ONCE):
             stop = min(start + CAPTIONS_AT_ONCE, len(strings))
-            lcs = cdist(strings[start:stop], strings, scorer=LCSseq.similarity, dtype=dtype, workers=-1)
+            lcs = cdist(strings[start:stop], strings, scorer=LCSseq.similarity, dtype=dtype, workers=threads)
             rows = score(lcs[:, member], lengths[start:stop], lengths[member], offsets[:-1])
             repeats = [len(group) for group in same[start:stop]]
             matrix[np.concatenate(same[start:stop])] = np.repeat(rows, repeats, axis=0)

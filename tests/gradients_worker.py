@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from rvlr import config
+from rvlr.distributed import make_accelerator
 from rvlr.models import build
-from rvlr.training.distributed import make_accelerator
 from rvlr.training.tasks import StudentTask
 
 model_folder, batch_file, output, processes = sys.argv[1:]

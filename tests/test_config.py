@@ -93,6 +93,14 @@ def test_all_faults_are_reported_together_with_their_keys() -> None:
         ({"training": {"batch_size": 6, "processes": 4}}, "the same number of captions"),
         ({"training": {"learning_rate": "fast"}}, "learning_rate"),
         ({"evaluation": {"candidates": 0}}, "evaluation.candidates"),
+        ({"training": {"betas": [0.9, 1.0]}}, "training.betas.1"),
+        ({"training": {"epocs": 3}}, "my.yaml: 1 fault in the configuration\n  training.epocs: unknown key"),
+        ({"students": {"s": {"teacher": "t", "distance": "wd", "weights": {"kd": 0}}}}, "give kd a weight"),
+        ({"teachers": {}}, "teachers"),
+        (
+            {"teachers": {"p": {"kind": "single-modal", "vision": {}, "text": {"weights": "b"}}}, "students": {}},
+            "there is nothing to do",
+        ),
         ({"teachers": {"t": {"kind": "singel"}}}, "teachers.t"),
     ],
 )

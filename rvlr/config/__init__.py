@@ -15,15 +15,12 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from rvlr import io
 from rvlr.config.sections import (
     Augmentation,
-    BertSize,
     Custom,
     Dataset,
     Evaluation,
-    FusionWeight,
     Model,
     Name,
     Positive,
-    RandAugment,
     Relevance,
     Scoring,
     Section,
@@ -35,7 +32,6 @@ from rvlr.config.sections import (
     Teacher,
     TeacherWeights,
     Text,
-    TextFeatures,
     TrainedTeacher,
     Training,
     Triple,
@@ -45,16 +41,13 @@ from rvlr.errors import UserError
 
 __all__ = [
     "Augmentation",
-    "BertSize",
     "Config",
     "Custom",
     "Dataset",
     "Evaluation",
-    "FusionWeight",
     "Model",
     "Name",
     "Positive",
-    "RandAugment",
     "Relevance",
     "Scoring",
     "Section",
@@ -66,7 +59,6 @@ __all__ = [
     "Teacher",
     "TeacherWeights",
     "Text",
-    "TextFeatures",
     "TrainedTeacher",
     "Training",
     "Triple",
@@ -192,6 +184,8 @@ def _reference_faults(data: dict[str, Any]) -> list[str]:
             faults.append(f"teachers.{name}.model: missing; choose one of {', '.join(models)}")
         elif model is not None and model not in models:
             faults.append(f"teachers.{name}.model: no model {model!r}; defined: {', '.join(models)}")
+    if teachers and not trained and not students:
+        faults.append("students: none, and no teacher is trained; there is nothing to do")
     starts = [*models, *trained]
     for name, student in students.items():
         teacher, start = student.get("teacher"), student.get("start")
@@ -223,4 +217,7 @@ def _describe(error: ValidationError) -> list[str]:
         else:
             message = f"{fault['msg']}; found {fault.get('input')!r}"
         faults.append(f"{key}: {message}" if key else message)
-    return list(dict.fromkeys(faults))
+    shared = {fault for fault in faults if fault.startswith("training.")}
+    # the shared section lies under every teacher and student; a fault in it is told once
+    told = [fault for fault in faults if fault in shared or fault.split(".", 2)[-1] not in shared]
+    return list(dict.fromkeys(told))

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Triple = tuple[float, float, float]
@@ -174,7 +175,7 @@ class Training(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-5
     lr_mult: Annotated[float, Field(gt=0)] = 2.0
     weight_decay: Weight = 0.01
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     warmup: Fraction = 0.1
     clip_norm: Annotated[float, Field(gt=0)] | None = None
@@ -273,6 +274,12 @@ class Student(Section):
     def _published_names(cls, value: Any) -> Any:
         """The published code's names: its `kl` is no Kullback-Leibler divergence."""
         return {"kl": "cumulative", "wd": "wasserstein"}.get(value, value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _wasserstein_knows_kd_alone(self) -> Self:
+        if self.distance == "wasserstein" and not self.weights.kd:
+            raise ValueError("distance is wasserstein, which has no kdi and kdt, and kd has weight 0; give kd a weight")
+        return self
 
 
 # --- evaluation --------------------------------------------------------------------------------------------------

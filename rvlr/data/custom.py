@@ -24,12 +24,10 @@ from rvlr import io
 from rvlr.config import Custom, SplitRatio
 from rvlr.data import captions_file
 from rvlr.data.captions_file import Entry, Faults, Place, show
-from rvlr.data.records import SPLITS, Record, write_splits
+from rvlr.data.records import IMAGE_FORMATS, SPLITS, Record, write_splits
 from rvlr.errors import UserError
 from rvlr.log import logger, track
 
-# Pillow also knows formats that start other programs or read other files, such as EPS
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _FEWEST = {"train": 1, "val": 2, "test": 2}  # retrieval ranks at least two
 _THREADS = 8  # each may hold a decoded image of 89 million pixels
 

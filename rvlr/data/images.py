@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from rvlr import config
+from rvlr.data.records import IMAGE_FORMATS
 from rvlr.errors import UserError
 
 _GREY = [128, 128, 128]
@@ -19,7 +20,7 @@ _GREY = [128, 128, 128]
 def load_image(path: Path) -> Image.Image:
     """Decode one image as RGB, turned upright. Raises UserError naming the file."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; run the prepare stage again, or put the file back") from None

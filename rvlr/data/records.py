@@ -18,6 +18,8 @@ from rvlr import io
 from rvlr.errors import UserError
 
 SPLITS = ("train", "val", "test")
+# Pillow also knows formats that start other programs or read other files, such as EPS
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def _model_config(found: dict[str, torch.Tensor], vision: dict[str, Any], text: 
         text=config.Text(**layers).model_dump(exclude={"weights", "size"}),
         bert={key: value for key, value in text.items() if key in known and key != "architectures"},
         embed_dim=found["vision_proj.weight"].shape[0],
+        fresh_heads=False,
         teacher_widths=widths,
         relation_projections=[found[f"img_wd_proj.{part}.weight"].shape[0] for part in (0, 2)]
         if "img_wd_proj.0.weight" in found

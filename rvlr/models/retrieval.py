@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, BertConfig, BertModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from rvlr.errors import UserError
@@ -33,10 +33,11 @@ def _mlp(width: int, hidden: int, output: int) -> nn.Sequential:
 class RetrievalConfig(PretrainedConfig):
     """Everything needed to build the model and to present images and captions to it.
 
-    vision: name, options, image_size, mean, std, frozen, width. text: text_layers, fusion_layers, max_tokens,
+    vision: name, options, image_size, mean, std, frozen. text: text_layers, fusion_layers, max_tokens,
     max_words, frozen. bert: a BertConfig as a dictionary. teacher_widths: widths of the stored image and text teacher
     features for a student, None for a teacher. relation_projections: hidden and output width of the learnt MLPs
     that teacher features pass before their relations are taken, as the Wasserstein distance wants it, or None.
+    fresh_heads: whether projections and matching head have not been trained yet.
     """
 
     model_type = "rvlr"
@@ -52,6 +53,7 @@ class RetrievalConfig(PretrainedConfig):
         fusion_weight: float = 0.5,
         teacher_widths: list[int] | None = None,
         relation_projections: list[int] | None = None,
+        fresh_heads: bool = True,
         **arguments: Any,
     ) -> None:
         self.vision, self.text, self.bert = vision, text, bert
@@ -60,6 +62,7 @@ class RetrievalConfig(PretrainedConfig):
         self.fusion_weight = fusion_weight
         self.teacher_widths = teacher_widths
         self.relation_projections = relation_projections
+        self.fresh_heads = fresh_heads
         super().__init__(**arguments)
 
 
@@ -145,16 +148,16 @@ class RetrievalModel(PreTrainedModel):
 
     def embed_image(self, feature: torch.Tensor) -> torch.Tensor:
         """(B, image width) token 0 -> (B, embed_dim), unit length."""
-        return F.normalize(self.vision_proj(feature), dim=-1)
+        return F.normalize(self.vision_proj(feature).float(), dim=-1)
 
     def embed_text(self, feature: torch.Tensor) -> torch.Tensor:
         """(B, text width) token 0 -> (B, embed_dim), unit length."""
-        return F.normalize(self.text_proj(feature), dim=-1)
+        return F.normalize(self.text_proj(feature).float(), dim=-1)
 
     def embed_teacher(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Stored teacher features (B, teacher widths) -> (B, embed_dim) each, unit length. Students only."""
         image, text = self.teacher_vision_proj(image), self.teacher_text_proj(text)
-        return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+        return F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
 
     def project_relations(self, image: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Stored teacher features (B, teacher widths) -> (B, output width), where `relation_projections` is set."""
@@ -182,7 +185,7 @@ class RetrievalModel(PreTrainedModel):
         hidden = text_tokens
         for layer, (keys, values) in zip(self.fusion_layers, keys_values, strict=True):
             if image is not None:
-                keys, values = keys[image], values[image]
+                keys, values = keys.index_select(0, image), values.index_select(0, image)
             queries = hidden[:, :1] if cls_only and layer is self.fusion_layers[-1] else hidden
             hidden = layer.cross_block(layer.self_block(queries, hidden, mask), (keys, values))
         return hidden
@@ -204,6 +207,5 @@ class RetrievalModel(PreTrainedModel):
         }
 
 
-# lets transformers' Auto classes, tokenisers included, recognise a model folder
+# lets AutoTokenizer recognise a model folder
 AutoConfig.register(RetrievalConfig.model_type, RetrievalConfig, exist_ok=True)
-AutoModel.register(RetrievalConfig, RetrievalModel, exist_ok=True)

@@ -57,7 +57,8 @@ class ResumeFolder:
         return None
 
     def clear(self) -> None:
-        """Remove everything but the lock."""
+        """Remove everything but the lock; the checkpoint first, since it names the rest."""
+        self.checkpoint.unlink(missing_ok=True)
         for entry in self.folder.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)

@@ -34,16 +34,24 @@ Scorer = Callable[[], dict[str, float]]
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them."""
+    """Collect the first SIGINT or SIGTERM instead of dying of it; a second one acts as ever."""
     received: list[int] = []
-    previous = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, lambda caught, frame: received.append(caught))
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        restore()
+
+    for number in previous:
+        signal.signal(number, receive)
     try:
         yield received
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        restore()
 
 
 @dataclass
@@ -79,6 +87,7 @@ class Engine:
         self.task, self.optimizer = accelerator.prepare(task, optimizer)
         self.model = task.model
         self.state = State()
+        self._rate = 0.0  # of the last step taken
         self._recent: list[dict[str, torch.Tensor]] = []
         self._writer: SummaryWriter | None = None
 
@@ -118,10 +127,11 @@ class Engine:
                 if epoch_ends:
                     self._flush()
                     self._validate(score)
-                if epoch_ends or state.step % section.checkpoint_steps == 0 or received:
+                stop = self._agreed(received)
+                if epoch_ends or state.step % section.checkpoint_steps == 0 or stop:
                     self._save()
-                if received and state.step < steps:
-                    raise Interrupted(received[0], state.step)
+                if stop and state.step < steps:
+                    raise Interrupted(stop, state.step)
                 if section.patience is not None and state.epochs_without_gain >= section.patience:
                     logger.info("no gain on val for %d epochs; stopping early", section.patience)
                     break
@@ -129,6 +139,17 @@ class Engine:
             self._writer.close()
         self.accelerator.wait_for_everyone()
         return self.resume.load_best(state.best_step) if self.accelerator.is_main_process else None
+
+    def _agreed(self, received: list[int]) -> int:
+        """The signal to stop at, or 0. Processes must stop at the same step, so they ask each other, now and then."""
+        number = received[0] if received else 0
+        if self.accelerator.num_processes == 1:
+            return number
+        if self.state.step % LOG_STEPS:
+            return 0
+        highest = torch.tensor(number, device=self.accelerator.device)
+        torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
+        return int(highest)
 
     def _batches(self, loader: DataLoader) -> Iterator[Batch]:
         patience = self.section.patience
@@ -148,6 +169,7 @@ class Engine:
         if self.section.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.task.parameters(), self.section.clip_norm)
         self.optimizer.step()
+        self._rate = self.lr_schedule.get_last_lr()[0]
         self.lr_schedule.step()
         self.state.step += 1
         return {name: value.detach() for name, value in terms.items()}
@@ -165,9 +187,8 @@ class Engine:
             values = {name: float(value) for name, value in terms.items()}
             for name, value in sorted(values.items(), key=lambda item: item[0] == "loss"):
                 if not math.isfinite(value):
-                    rate = self.lr_schedule.get_last_lr()[0]
                     raise UserError(
-                        f"step {step}: the loss term {name!r} is {value} at a learning rate of {rate:.3g}; lower "
+                        f"step {step}: the loss term {name!r} is {value} at a learning rate of {self._rate:.3g}; lower "
                         "training.learning_rate, set training.clip_norm, or use mixed_precision: 'no'"
                     )
             self.state.pending.append(values)
@@ -180,11 +201,19 @@ class Engine:
             names = self.state.pending[0]
             means = {name: sum(terms[name] for terms in self.state.pending) / len(self.state.pending) for name in names}
             self.state.pending = []
-            self._write("train", {**means, "lr": self.lr_schedule.get_last_lr()[0], **self._scalars()})
+            self._write("train", {**means, "lr": self._rate, **self._scalars()})
 
     def _scalars(self) -> dict[str, float]:
+        """The learnt scalars. A temperature that is not positive would turn its losses around, so it ends the run."""
         names = ("temperature", "relation_temperature", "fusion_weight")
-        return {name: getattr(self.model, name).item() for name in names if hasattr(self.model, name)}
+        values = {name: getattr(self.model, name).item() for name in names if hasattr(self.model, name)}
+        for name, value in values.items():
+            if name.endswith("temperature") and value <= 0:
+                raise UserError(
+                    f"step {self.state.step}: {name} has fallen to {value:.3g} at a learning rate of {self._rate:.3g}; "
+                    "lower training.learning_rate"
+                )
+        return values
 
     def _write(self, kind: str, values: dict[str, float]) -> None:
         if self._writer is None:
@@ -219,6 +248,7 @@ class Engine:
         self._collect()
         if not self.accelerator.is_main_process:
             return
+        self._writer.flush()
         scaler = self.accelerator.scaler
         self.resume.save(
             {

@@ -18,6 +18,7 @@ from rvlr import config, io
 from rvlr.data.images import training_transform
 from rvlr.data.loading import Features, PairCollator, TrainingPairs, TrainingSchedule, ignore_signals
 from rvlr.data.records import Split, read_split
+from rvlr.distributed import make_accelerator
 from rvlr.evaluation.protocols import recalls
 from rvlr.evaluation.stage import score as score_split
 from rvlr.features import read_features
@@ -25,7 +26,6 @@ from rvlr.log import logger
 from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel
 from rvlr.training.checkpoint import ResumeFolder
-from rvlr.training.distributed import make_accelerator
 from rvlr.training.engine import Engine
 from rvlr.training.tasks import StudentTask, TeacherTask
 
@@ -154,5 +154,6 @@ def _write(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, resume: Re
     with io.atomic_folder(output / "tensorboard") as folder:
         shutil.copytree(resume.tensorboard, folder, dirs_exist_ok=True)
     io.write_text(output / "metrics.jsonl", resume.metrics.read_text(encoding="utf-8"))
+    model.config.fresh_heads = False
     build.save(model, tokenizer, output / "model")
     logger.info("best model on val in %s", output / "model")

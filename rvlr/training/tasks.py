@@ -9,8 +9,8 @@ from torch import nn
 
 from rvlr import config, losses
 from rvlr.data.loading import Batch
+from rvlr.distributed import gather
 from rvlr.models.retrieval import RetrievalModel
-from rvlr.training.distributed import gather
 
 Terms = dict[str, torch.Tensor]
 
@@ -25,8 +25,9 @@ class TeacherTask(nn.Module):
         self._freeze_unused()
 
     def fresh_heads(self) -> list[nn.Module]:
-        """The modules that learn at `lr_mult` times the learning rate."""
-        return [self.model.vision_proj, self.model.text_proj, self.model.match_head]
+        """The modules that learn at `lr_mult` times the learning rate: heads that start from random weights."""
+        model = self.model
+        return [model.vision_proj, model.text_proj, model.match_head] if model.config.fresh_heads else []
 
     def _uses(self, *terms: str) -> bool:
         return any(term in self.weights for term in terms)
@@ -92,8 +93,9 @@ class TeacherTask(nn.Module):
         every = torch.arange(size, device=ids.device)
         captions = torch.cat([every, wrong_text, every])
         fused = self.model.fuse(
-            text_tokens[captions],
-            batch["attention_mask"][captions],
+            # unlike indexing, the backward of index_select adds in a fixed order on a CPU: same seed, same bits
+            text_tokens.index_select(0, captions),
+            batch["attention_mask"].index_select(0, captions),
             self.model.image_keys_values(image_tokens),
             image=torch.cat([every, every, wrong_image]),
             cls_only=True,
@@ -113,7 +115,7 @@ class StudentTask(TeacherTask):
         model.fusion_weight.requires_grad_(section.fusion_weight.learnt and self._uses("kd", "kdi", "kdt"))
 
     def fresh_heads(self) -> list[nn.Module]:
-        heads = [self.model.teacher_vision_proj, self.model.teacher_text_proj]
+        heads = [*super().fresh_heads(), self.model.teacher_vision_proj, self.model.teacher_text_proj]
         if self.distance == "wasserstein":
             heads += [self.model.relation_image_proj, self.model.relation_text_proj]
         return heads

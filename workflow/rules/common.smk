@@ -81,6 +81,12 @@ def prepared_images():
     )
 
 
+def images_of_splits(wildcards):
+    """What every stage that opens images reads beside a split file."""
+    images = [f"{RESULTS}/images"] if SETTINGS.dataset.kind == "shapes" else []
+    return [f"{RESULTS}/splits/dataset.json", *images]
+
+
 def source_files(wildcards):
     """The user's files that the preparation reads."""
     return [str(SETTINGS.dataset.captions)] if SETTINGS.dataset.kind == "custom" else []
@@ -138,7 +144,7 @@ def evaluated_runs():
     used += [
         start.removeprefix("initial-")
         for start in map(SETTINGS.start_of, SETTINGS.students)
-        if "initial-" in start
+        if start.startswith("initial-")
     ]
     untrained = (
         [f"initial-{name}" for name in dict.fromkeys(used)]

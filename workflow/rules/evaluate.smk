@@ -5,6 +5,7 @@ rule evaluate_model:
         split="results/{dataset}/splits/test.jsonl",
         relevance="results/{dataset}/relevance/test.npy",
         about="results/{dataset}/relevance/test.json",
+        images=images_of_splits,
     output:
         metrics="results/{dataset}/seed{seed}/{run}/eval/test.json",
         rankings="results/{dataset}/seed{seed}/{run}/eval/rankings.npz",

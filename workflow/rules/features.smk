@@ -3,6 +3,7 @@ rule extract_features:
         config="results/{dataset}/config/teacher-{teacher}.yaml",
         model=trained_teacher,
         split="results/{dataset}/splits/train.jsonl",
+        images=images_of_splits,
     output:
         image="results/{dataset}/seed{seed}/teacher-{teacher}/features/image.npy",
         text="results/{dataset}/seed{seed}/teacher-{teacher}/features/text.npy",

@@ -62,6 +62,7 @@ rule draw_sheets:
     input:
         rankings=f"results/{{dataset}}/seed{SETTINGS.seeds[0]}/{{run}}/eval/rankings.npz",
         split="results/{dataset}/splits/test.jsonl",
+        images=images_of_splits,
     output:
         cross=report(
             "results/{dataset}/figures/{run}-cross-modal.png",

@@ -5,6 +5,7 @@ rule train_student:
         features=features_of_student,
         train="results/{dataset}/splits/train.jsonl",
         val="results/{dataset}/splits/val.jsonl",
+        images=images_of_splits,
     output:
         model=directory("results/{dataset}/seed{seed}/student-{student}/model"),
         metrics="results/{dataset}/seed{seed}/student-{student}/metrics.jsonl",

@@ -2,6 +2,7 @@ rule initialise_model:
     input:
         config="results/{dataset}/config/initial-{model}.yaml",
         split="results/{dataset}/splits/train.jsonl",
+        about="results/{dataset}/splits/dataset.json",
     output:
         directory("results/{dataset}/seed{seed}/initial-{model}/model"),
     log:
@@ -21,6 +22,7 @@ rule train_teacher:
         start=start_of_teacher,
         train="results/{dataset}/splits/train.jsonl",
         val="results/{dataset}/splits/val.jsonl",
+        images=images_of_splits,
     output:
         model=directory("results/{dataset}/seed{seed}/teacher-{teacher}/model"),
         metrics="results/{dataset}/seed{seed}/teacher-{teacher}/metrics.jsonl",

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from rvlr import devices
 from rvlr.errors import UserError
@@ -28,16 +28,26 @@ def spread(processes: int) -> None:
     devices.lease(processes)
     if processes == 1:
         return
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is not None:  # Snakemake's, meant for the whole stage
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(threads) // processes))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     os.execv(sys.executable, [*torchrun, "-m", "rvlr", *sys.argv[1:]])
 
 
 def make_accelerator(processes: int, mixed_precision: str = "no") -> Accelerator:
     """This process' place among `processes`: one a GPU, or on the CPU with gloo where there is none."""
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu and mixed_precision == "fp16":
+        raise UserError("training.mixed_precision: fp16 needs a GPU, none is visible; use 'no' or bf16")
     accelerator = Accelerator(
-        cpu=processes > 1 and not torch.cuda.is_available(),
+        cpu=on_cpu,
         mixed_precision=mixed_precision,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT)],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT),
+            # several timm backbones have parameters that their features do not use
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+        ],
     )
     if accelerator.num_processes != processes:
         raise UserError(f"processes: {processes} wanted, but {accelerator.num_processes} were started")
