@@ -254,9 +254,7 @@ def test_training_spreads_over_two_processes(
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
     paths = paths_in(tmp_path, tiny_model, tiny_data)
-    with pytest.raises(
-        UserError, match=r"step \d+: the loss term 'itc' is (nan|inf) at a learning rate of .*e\+"
-    ):
+    with pytest.raises(UserError, match=r"step \d+: the loss term 'itc' is (nan|inf) at a learning rate of .*e\+"):
         train(teacher_section(learning_rate=1e30, warmup=0.0, epochs=6), 3, paths)
     assert not (paths.output / "model").exists()
 
