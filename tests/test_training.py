@@ -42,6 +42,19 @@ def tiny_features(tiny_data: Path, tiny_model: Path, tmp_path_factory: pytest.Te
     return folder
 
 
+def student_batch(images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A made-up batch of one caption for each of the images."""
+    size = len(images)
+    return {
+        "pixels": torch.randn(size, 3, 32, 32),
+        "input_ids": torch.randint(5, 20, (size, 6)),
+        "attention_mask": torch.ones(size, 6, dtype=torch.long),
+        "image": images,
+        "teacher_image": torch.randn(size, 16),
+        "teacher_text": torch.randn(size, 16),
+    }
+
+
 def paths_in(folder: Path, start: Path, data: Path, stored: Path | None = None) -> Paths:
     return Paths(start, data / "splits", stored, folder / "resume", folder / "run")
 
@@ -92,14 +105,7 @@ def test_terms_of_weight_0_are_neither_computed_nor_learnt(tiny_model: Path) -> 
     model = build.load(tiny_model, added)[0]
     weights = {"itc": 1, "itm": 0, "iic": 0, "ttc": 0, "kd": 0, "kdi": 0, "kdt": 0}
     task = StudentTask(model, student_section(weights=weights))
-    batch = {
-        "pixels": torch.randn(4, 3, 32, 32),
-        "input_ids": torch.randint(5, 20, (4, 6)),
-        "attention_mask": torch.ones(4, 6, dtype=torch.long),
-        "image": torch.arange(4),
-        "teacher_image": torch.randn(4, 16),
-        "teacher_text": torch.randn(4, 16),
-    }
+    batch = student_batch(torch.arange(4))
     terms = task(batch)
     assert set(terms) == {"loss", "itc"}
     terms["loss"].backward()
@@ -112,14 +118,7 @@ def test_every_student_term_reaches_the_parameters_it_should(tiny_model: Path) -
     added = {"teacher_widths": [16, 16], "fusion_weight": 0.5}
     model = build.load(tiny_model, added)[0]
     task = StudentTask(model, student_section())
-    batch = {
-        "pixels": torch.randn(4, 3, 32, 32),
-        "input_ids": torch.randint(5, 20, (4, 6)),
-        "attention_mask": torch.ones(4, 6, dtype=torch.long),
-        "image": torch.arange(4),
-        "teacher_image": torch.randn(4, 16),
-        "teacher_text": torch.randn(4, 16),
-    }
+    batch = student_batch(torch.arange(4))
     terms = task(batch)
     assert list(terms) == ["loss", "itc", "itm", "iic", "ttc", "kd", "kdi", "kdt"]
     expected = sum(weight * terms[name] for name, weight in student_section().weights.model_dump().items())
@@ -206,14 +205,7 @@ def test_two_processes_give_the_losses_and_gradients_of_one(steady_model: Path, 
     """Contrast and distillation on 2 processes with 4 pairs each against 1 process with 8; real gloo processes. ITM,
     whose negatives are local, is left out."""
     torch.manual_seed(1)
-    batch = {
-        "pixels": torch.randn(8, 3, 32, 32),
-        "input_ids": torch.randint(5, 20, (8, 6)),
-        "attention_mask": torch.ones(8, 6, dtype=torch.long),
-        "image": torch.tensor([0, 1, 2, 3, 1, 5, 6, 0]),
-        "teacher_image": torch.randn(8, 16),
-        "teacher_text": torch.randn(8, 16),
-    }
+    batch = student_batch(torch.tensor([0, 1, 2, 3, 1, 5, 6, 0]))
     torch.save(batch, tmp_path / "batch.pt")
     found = []
     for processes in (1, 2):
