@@ -47,13 +47,11 @@ def encode(
 
 
 @torch.inference_mode()
-def encode_images(
-    model: RetrievalModel, split: Split, batch_size: int, workers: int, first: int = 0, last: int | None = None
-) -> Iterator[torch.Tensor]:
-    """Token features (B, 1 + patches, image width) of the images `first` to `last` - 1, batch by batch."""
+def encode_images(model: RetrievalModel, split: Split, batch_size: int, workers: int) -> Iterator[torch.Tensor]:
+    """Token features (B, 1 + patches, image width) of a split's images, batch by batch."""
     vision = model.config.vision
     transform = evaluation_transform(vision["image_size"], vision["mean"], vision["std"])
-    batches = image_batches(split, transform, batch_size, workers, first, last)
+    batches = image_batches(split, transform, batch_size, workers)
     for pixels in track(batches, f"images of {split.name}", len(batches), "batches"):
         yield model.encode_image(pixels.to(model.device))
 
