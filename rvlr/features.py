@@ -24,6 +24,7 @@ from rvlr.distributed import make_accelerator
 from rvlr.errors import UserError
 from rvlr.log import logger, track
 from rvlr.models import build
+from rvlr.models.hub import local_first
 from rvlr.models.vision import VisionEncoder
 
 
@@ -55,9 +56,9 @@ def single_modal_extractor(section: config.SingleModalTeacher, device: torch.dev
     weights = None if vision.weights == "random" else vision.weights
     encoder = VisionEncoder(vision.name, vision.image_size, vision.options, weights).eval().to(device)
     try:
-        is_pair = AutoConfig.from_pretrained(text.weights).is_encoder_decoder
-        tokenizer = AutoTokenizer.from_pretrained(text.weights)
-        model = AutoModel.from_pretrained(text.weights, dtype=torch.float32).eval().to(device)
+        is_pair = local_first(AutoConfig.from_pretrained, text.weights).is_encoder_decoder
+        tokenizer = local_first(AutoTokenizer.from_pretrained, text.weights)
+        model = local_first(AutoModel.from_pretrained, text.weights, dtype=torch.float32).eval().to(device)
     except (OSError, ValueError) as error:
         raise UserError(f"text.weights: {text.weights!r} is no folder or hub name of a text model: {error}") from error
     model = model.get_encoder() if is_pair else model
@@ -119,18 +120,23 @@ def extract(section: config.Teacher, model: Path | None, split: Split, output: P
         if accelerator.is_main_process:
             partial.replace(path)
     if accelerator.is_main_process:
-        io.write_json(
-            output / "index.json",
-            {
-                "split": split.name,
-                "split_checksum": split.checksum,
-                "image_ids": [record.image_id for record in split.records],
-                "captions_per_image": np.diff(split.offsets).tolist(),
-                **about,
-                "provenance": io.provenance(),
-            },
-        )
+        write_index(output, split, **about)
         logger.info("features of %d images and %d captions in %s", len(split.records), len(split.captions), output)
+
+
+def write_index(folder: Path, split: Split, **about: Any) -> None:
+    """Write `index.json`, by which `read_features` knows the rows; it is written last, when the rows are complete."""
+    io.write_json(
+        folder / "index.json",
+        {
+            "split": split.name,
+            "split_checksum": split.checksum,
+            "image_ids": [record.image_id for record in split.records],
+            "captions_per_image": np.diff(split.offsets).tolist(),
+            **about,
+            "provenance": io.provenance(),
+        },
+    )
 
 
 def _open_shared(path: Path, shape: tuple[int, int], accelerator: Accelerator) -> np.ndarray:

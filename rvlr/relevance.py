@@ -1,8 +1,8 @@
 """Relevance: how well each image of a split answers each caption, the gain behind every NDCG.
 
-Enters: a split. Leaves: a float32 matrix (captions, images) as a memory-mappable .npy, and a .json beside it that says
-how and from which captions it was made. METHOD.md, "Evaluation", point "Relevance": ROUGE-L between a caption and the
-captions of an image, the best of them.
+Enters: a split, or a captions file. Leaves: a float32 matrix (captions, images) as a memory-mappable .npy, and a .json
+beside it that says how and from which captions it was made. METHOD.md, "Evaluation", point "Relevance": ROUGE-L between
+a caption and the captions of an image, the best of them.
 
 The longest common subsequences come from rapidfuzz, which compares strings: every word becomes one character, so that
 a caption becomes a short string.
@@ -11,7 +11,9 @@ a caption becomes a short string.
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -20,7 +22,8 @@ from rapidfuzz.process import cdist
 from rouge_score.tokenizers import DefaultTokenizer
 
 from rvlr import config, io
-from rvlr.data.records import Split
+from rvlr.data import captions_file
+from rvlr.data.records import Record, Split, read_split
 from rvlr.errors import UserError
 from rvlr.log import Progress
 
@@ -30,20 +33,64 @@ BETA = 1.2
 _SURROGATES = range(0xD800, 0xE000)
 
 
+def read_captions(path: Path, captions_per_image: int | None = None) -> Split:
+    """Read a split (.jsonl), or a captions file (.json or .csv) such as the authors' annotations, whose images keep the
+    order of the file. `captions_per_image` keeps the first of each image, None keeps all."""
+    if path.suffix.lower() == ".jsonl":
+        split = read_split(path)
+    else:
+        captions: dict[str, list[str]] = {}
+        for entry in read_entries(path):
+            captions.setdefault(entry.image, []).extend(entry.captions)
+        split = Split(path.stem, [Record(image, image, tuple(texts)) for image, texts in captions.items()], path.parent)
+    if captions_per_image is None:
+        return split
+    return replace(split, records=[replace(one, captions=one.captions[:captions_per_image]) for one in split.records])
+
+
+def read_entries(path: Path) -> list[captions_file.Entry]:
+    """The records of a captions file. Raises UserError listing its faults."""
+    if path.suffix.lower() not in captions_file.READERS:
+        raise UserError(f"{path}: {path.suffix!r} found; allowed endings: {', '.join(captions_file.READERS)}")
+    entries, faults = captions_file.read(path)
+    faults.check()
+    return entries
+
+
 def write(split: Split, section: config.Relevance, output: Path) -> None:
     """Write the relevance matrix of a split to `output` (.npy) and what made it to the .json beside it."""
-    about = output.with_suffix(".json")
-    about.unlink(missing_ok=True)  # an interrupted run must not leave the old description beside a new matrix
+    clear(output)
     compute(split.captions, split.offsets, output, section.scorer, section.stemmer)
+    describe(split, section, output)
+
+
+def clear(output: Path) -> None:
+    """Remove the .json beside `output`: an interrupted run must not leave the old description beside a new matrix.
+
+    Raises UserError if `output` is no .npy, or if the .json is something else, such as the captions themselves.
+    """
+    about = output.with_suffix(".json")
+    if output.suffix != ".npy":
+        raise UserError(f"{output}: the matrix is written as .npy; give an output with that ending")
+    if about.exists():
+        found = io.read_json(about)
+        if not isinstance(found, dict) or "scorer" not in found:
+            raise UserError(f"{about}: would be replaced by the description of {output.name}; name another output")
+        about.unlink()
+
+
+def describe(split: Split, section: config.Relevance, output: Path, **more: Any) -> None:
+    """Write the .json beside the relevance matrix `output`, by which `read` knows what it belongs to."""
     counts = np.diff(split.offsets)
     io.write_json(
-        about,
+        output.with_suffix(".json"),
         {
             "scorer": section.scorer,
             "stemmer": section.stemmer,
             "captions_per_image": {"least": int(counts.min()), "most": int(counts.max())},
             "offsets": split.offsets.tolist(),
             "checksum": split.checksum,
+            **more,
             "provenance": io.provenance(),
         },
     )
@@ -101,6 +148,15 @@ def compute(captions: Sequence[str], offsets: np.ndarray, output: Path, scorer: 
             matrix[np.concatenate(same[start:stop])] = np.repeat(rows, repeats, axis=0)
             progress.update(stop)
         matrix.flush()
+
+
+def compute_pair(caption: str, references: Sequence[str], scorer: str, stemmer: bool) -> float:
+    """The relevance of one caption to one image with the captions `references`; scorers as in `compute`."""
+    strings = encode(tokenise([caption, *references], scorer, stemmer))
+    lengths = np.array([len(string) for string in strings])
+    lcs = cdist(strings[:1], strings[1:], scorer=LCSseq.similarity)
+    score = _score_rouge if scorer == "rouge-score" else _score_coco
+    return float(score(lcs, lengths[:1], lengths[1:], np.array([0]))[0, 0])
 
 
 def tokenise(captions: Sequence[str], scorer: str, stemmer: bool) -> list[Tokens]:

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
+from typer.testing import CliRunner, Result
 
 from rvlr import config, relevance
-from rvlr.data.records import Record, Split
+from rvlr.__main__ import app
+from rvlr.data.records import Record, Split, read_split, write_splits
 from rvlr.errors import UserError
 
 WORDS = [
@@ -100,6 +102,32 @@ def test_long_captions(tmp_path: Path, first: str, second: str, short: str) -> N
     images = [[first, short], [second]]
     assert matrix(images, tmp_path / "m.npy").tobytes() == slow_rouge(images, False).tobytes()
     assert matrix(images, tmp_path / "m.npy", "coco-caption").tobytes() == slow_coco(images).tobytes()
+
+
+ODD = [["", "?!", " "], ["🐕🐕", "a 🐕", "🐕"], ["Über straße ﬁne", "uber"], ["dog"], ["dog", "a dog", "a dog", "DOG"]]
+
+
+@pytest.mark.parametrize("scorer", ["rouge-score", "stemmed", "coco-caption"])
+def test_odd_captions(tmp_path: Path, scorer: str) -> None:
+    """Nothing left after tokenisation, emoji, letters beyond ASCII, one word, duplicates, 200 words."""
+    images = [*ODD, [" ".join(np.random.default_rng(0).choice(WORDS, 200)), "a dog"]]
+    if scorer == "coco-caption":
+        found, expected = matrix(images, tmp_path / "m.npy", scorer), slow_coco(images)
+    else:
+        stemmer = scorer == "stemmed"
+        found, expected = matrix(images, tmp_path / "m.npy", stemmer=stemmer), slow_rouge(images, stemmer)
+        assert not found[:3].any()  # captions without a token
+    assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("scorer", "stemmer"), [("rouge-score", False), ("rouge-score", True), ("coco-caption", False)]
+)
+def test_one_pair_equals_the_entry_of_the_matrix(tmp_path: Path, scorer: str, stemmer: bool) -> None:
+    captions, whole = [text for group in ODD for text in group], matrix(ODD, tmp_path / "m.npy", scorer, stemmer)
+    for row, caption in enumerate(captions):
+        found = [relevance.compute_pair(caption, group, scorer, stemmer) for group in ODD]
+        assert np.array_equal(np.float32(found), whole[row])
 
 
 def test_captions_beyond_255_words(tmp_path: Path) -> None:
@@ -202,6 +230,68 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ZeroDivisionError):
         relevance.write(made_from, config.Relevance(stemmer=True), path)
     assert [file.name for file in tmp_path.iterdir()] == ["val.npy"]
+
+
+def test_the_captions_themselves_are_not_overwritten(tmp_path: Path) -> None:
+    captions = tmp_path / "coco_val.json"
+    captions.write_text(json.dumps([{"image": "a.jpg", "caption": ["a dog"]}]))
+    made_from = relevance.read_captions(captions)
+    with pytest.raises(UserError, match=r"coco_val\.json: would be replaced by the description of coco_val\.npy"):
+        relevance.write(made_from, config.Relevance(), captions.with_suffix(".npy"))
+    with pytest.raises(UserError, match="the matrix is written as"):
+        relevance.write(made_from, config.Relevance(), captions)
+    assert captions.read_text().startswith("[")
+
+
+AUTHORS = [
+    {"image": "val2014/b.jpg", "caption": ["one", "two", "three", "four", "five", "six"]},
+    {"image": "val2014/a.jpg", "caption": ["a dog", "two dogs"]},
+]
+
+
+def test_both_kinds_of_captions_are_read(tmp_path: Path) -> None:
+    path, records = tmp_path / "coco_val.json", [Record("b", "b.jpg", ("one", "two")), Record("a", "a.jpg", ("a dog",))]
+    path.write_text(json.dumps(AUTHORS))
+    found = relevance.read_captions(path)
+    assert [record.image for record in found.records] == ["val2014/b.jpg", "val2014/a.jpg"]
+    assert found.captions == [*AUTHORS[0]["caption"], *AUTHORS[1]["caption"]]
+    assert relevance.read_captions(path, 5).offsets.tolist() == [0, 5, 7]
+    train = [{"image": name, "caption": text, "image_id": 1} for name, text in (("b", "1"), ("a", "2"), ("b", "3"))]
+    (tmp_path / "train.json").write_text(json.dumps(train))
+    assert relevance.read_captions(tmp_path / "train.json").captions == ["1", "3", "2"]
+    write_splits(tmp_path, {"train": records, "val": [], "test": []}, "images")
+    assert relevance.read_captions(tmp_path / "train.jsonl").checksum == read_split(tmp_path / "train.jsonl").checksum
+    assert relevance.read_captions(tmp_path / "train.jsonl", 1).captions == ["one", "a dog"]
+    with pytest.raises(UserError, match=r"'\.txt' found; allowed endings"):
+        relevance.read_captions(tmp_path / "captions.txt")
+    path.write_text('[{"image": "a.jpg", "caption": [3]}]')
+    with pytest.raises(UserError, match=r"(?s)1 fault.*caption 1 is 3"):
+        relevance.read_captions(path)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    captions, frozen = tmp_path / "coco_val.json", tmp_path / "relevance.yaml"
+    captions.write_text(json.dumps(AUTHORS))
+    frozen.write_text("scorer: coco-caption\nstemmer: false\n")
+
+    def run(*options: str) -> Result:
+        paths = ["--captions", str(captions), "--output", str(tmp_path / "m.npy")]
+        return CliRunner().invoke(app, ["relevance", *paths, *options])
+
+    for options, scorer, stemmer, count in (
+        ([], "rouge-score", False, 8),
+        (["--stemmer", "--captions-per-image", "5"], "rouge-score", True, 7),
+        (["--scorer", "coco-caption"], "coco-caption", False, 8),
+        (["--config", str(frozen)], "coco-caption", False, 8),
+    ):
+        found = run(*options)
+        assert found.exit_code == 0, found.output
+        about = json.loads((tmp_path / "m.json").read_text())
+        assert (about["scorer"], about["stemmer"], about["offsets"][-1]) == (scorer, stemmer, count)
+        assert np.load(tmp_path / "m.npy").shape == (count, 2)
+    for options in (["--config", str(frozen), "--scorer", "rouge-score"], ["--config", str(frozen), "--stemmer"]):
+        assert "give either it or --scorer and --stemmer" in str(run(*options).exception)
+    assert isinstance(run("--scorer", "bleu").exception, UserError)
 
 
 @pytest.mark.parametrize(

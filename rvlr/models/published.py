@@ -1,26 +1,31 @@
 """The authors' checkpoints: `checkpoint_best.pth` of a teacher or student -> our model.
 
-Enters: a file `{"model": state_dict, ...}` and the two JSON files that the authors' code builds the model from. Leaves:
-a `RetrievalModel` with the same outputs. METHOD.md, "The authors' files".
+Enters: a file `{"model": state_dict, "config": ..., ...}` or a bare state_dict, and the two JSON files that the
+authors' code builds the model from. Leaves: a model folder with the same outputs, and in it `import.json`, which says
+what became of every key. METHOD.md, "The authors' files".
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models.swin_transformer import checkpoint_filter_fn
-from transformers import BertConfig
+from transformers import BertConfig, PreTrainedTokenizerBase
 
 from rvlr import config, io
 from rvlr.errors import UserError
+from rvlr.log import logger
+from rvlr.models import build
+from rvlr.models.pickles import refusal
 from rvlr.models.retrieval import RetrievalConfig, RetrievalModel
 
 SWIN = "swin_base_patch4_window12_384"
+_VISION_KEYS = ("image_res", "window_size", "embed_dim", "depths", "num_heads")
+_TEXT_KEYS = ("fusion_layer", "num_hidden_layers", "max_position_embeddings")
 _RENAMED = {
-    "vision_proj.": "vision_proj.",
-    "text_proj.": "text_proj.",
+    "vision_encoder.": "vision_encoder.backbone.",
     "itm_head.": "match_head.",
     "sig_vision_proj.": "teacher_vision_proj.",
     "sig_text_proj.": "teacher_text_proj.",
@@ -28,93 +33,182 @@ _RENAMED = {
     "text_wd_proj.": "relation_text_proj.",
 }
 _SCALARS = {"temp": "temperature", "temp2": "relation_temperature", "lamba": "fusion_weight"}
-_BUFFERS = re.compile(r"(position_ids|relative_position_index|attn_mask)$")
+_SETTINGS = {"temp": "temp", "temp2": "temp2", "lamba": "lamda"}  # what their config calls the scalars
+_IGNORED = {
+    r"(position_ids|relative_position_index|attn_mask)$": "a buffer, computed from the sizes",
+    r"^text_encoder\.(cls|pooler)\.": "a head of BERT's pretraining, not part of the model",
+    r"^vision_encoder\.head\.": "a classifier, not part of the model",
+}
+_STUDENTS_ONLY = {
+    r"^(img_wd_proj\.|text_wd_proj\.|lamba$)": "used by students only, and this checkpoint is a teacher's"
+}
+
+State = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A model made from the authors' checkpoint, and what became of the checkpoint's keys."""
+    """A model made from the authors' checkpoint, and what became of the keys.
+
+    used: their name -> ours. ignored: their name -> why. missing: our name -> why that is sound. sources: the files.
+    """
 
     model: RetrievalModel
-    used: list[str]
-    ignored: list[str]
+    used: dict[str, str]
+    ignored: dict[str, str]
+    missing: dict[str, str]
+    sources: dict[str, Path]
 
 
 def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
     """Build our model from the authors' files. Pickles are read with `weights_only`.
 
-    Raises UserError if the file is no such checkpoint, or if a key is missing or left unexplained.
+    Raises UserError if a file is not what it should be, or if a key is missing, misshapen or left unexplained.
     """
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
-    except FileNotFoundError:
-        raise UserError(f"{checkpoint}: no such file") from None
-    except Exception as error:
-        # unpickling errors have no common base
-        raise UserError(f"{checkpoint}: not a checkpoint with the key 'model': {error}") from error
-    vision, text = io.read_json(vision_file), io.read_json(text_file)
-    names = {key: key.replace("text_encoder.bert.", "text_encoder.") for key in state}
-    ignored = [key for key in state if _BUFFERS.search(key)]
-    found = {names[key]: value for key, value in state.items() if key not in ignored}
-    converted = _convert(found, text["fusion_layer"])
-    model = RetrievalModel(_model_config(found, vision, text))
-    converted |= _vision_state(found, model)
-    missing, unexpected = model.load_state_dict(converted, strict=False)
-    missing = [key for key in missing if key not in _absent_from_teachers(found)]
-    if missing or unexpected:
-        raise UserError(
-            f"{checkpoint}: does not fit the model of {vision_file} and {text_file}; missing: {missing}, "
-            f"unexplained: {sorted(unexpected)}"
-        )
-    return Imported(model.eval(), [key for key in state if key not in ignored], ignored)
-
-
-def _absent_from_teachers(found: dict[str, torch.Tensor]) -> tuple[str, ...]:
-    """Scalars that stage 1 has no use for may be missing from its checkpoints."""
-    return () if "sig_vision_proj.weight" in found else ("relation_temperature",)
-
-
-def _model_config(found: dict[str, torch.Tensor], vision: dict[str, Any], text: dict[str, Any]) -> RetrievalConfig:
+    state, settings = _load(checkpoint)
+    vision, text = _read_sizes(vision_file, _VISION_KEYS), _read_sizes(text_file, _TEXT_KEYS)
+    plain = {key: key.removeprefix("module.").replace("text_encoder.bert.", "text_encoder.", 1) for key in state}
+    found = {plain[key]: value for key, value in state.items()}
     student = "sig_vision_proj.weight" in found
-    widths = [found[f"sig_{kind}_proj.weight"].shape[1] for kind in ("vision", "text")] if student else None
-    options = {key: vision[key] for key in ("window_size", "embed_dim", "depths", "num_heads")}
-    presented = config.Vision(name=SWIN, image_size=vision["image_res"], options=options)
-    layers = {"text_layers": text["fusion_layer"], "fusion_layers": text["num_hidden_layers"] - text["fusion_layer"]}
-    known = set(BertConfig().to_dict())
+    reasons = _IGNORED if student else _IGNORED | _STUDENTS_ONLY
+    ignored = {key: why for key in state for pattern, why in reasons.items() if re.search(pattern, plain[key])}
+    used = {key: _our_name(plain[key], text["fusion_layer"]) for key in state if key not in ignored}
+    if len(set(used.values())) < len(used):
+        raise UserError(f"{checkpoint}: holds some parameters twice, with and without a 'module.' or 'bert.' prefix")
+    try:
+        model = RetrievalModel(_model_config(checkpoint, found, student, vision, text, settings))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{vision_file} and {text_file} describe no model that can be built: {error}") from error
+    converted = {ours: state[key] for key, ours in used.items()}
+    for ours in _SCALARS.values():
+        if ours in converted and converted[ours].numel() == 1:  # theirs are of shape () or (1,)
+            converted[ours] = converted[ours].reshape(())
+    expected = model.state_dict()
+    absent = _absent_scalars(expected, converted, student, settings)
+    converted |= {ours: value for ours, (value, _) in absent.items()}
+    _check(converted, expected, used, f"{checkpoint}: does not fit the model of {vision_file} and {text_file}")
+    model.load_state_dict(converted)
+    sources = {"checkpoint": checkpoint, "vision_config": vision_file, "text_config": text_file}
+    return Imported(model.eval(), used, ignored, {ours: why for ours, (_, why) in absent.items()}, sources)
+
+
+def save(found: Imported, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
+    """Write the model folder with `import.json`, complete or not at all, and log what became of the keys."""
+    if output.exists() and not (output / "config.json").is_file():
+        raise UserError(f"{output}: exists and is no model folder, and only such a one is replaced; name a new folder")
+    with io.atomic_folder(output) as folder:
+        build.save(found.model, tokenizer, folder)
+        keys = {"used": found.used, "ignored": found.ignored, "missing": found.missing}
+        sources = {name: {"file": path.name, "sha256": io.sha256(path)} for name, path in found.sources.items()}
+        io.write_json(folder / "import.json", {**keys, "sources": sources, "provenance": io.provenance()})
+    logger.info("keys used: %d; import.json in %s lists them", len(found.used), output)
+    for what, reasons in (("ignored", found.ignored), ("missing", found.missing)):
+        groups: dict[str, list[str]] = {}
+        for key, why in reasons.items():
+            groups.setdefault(why, []).append(key)
+        named = "; ".join(f"{', '.join(keys)} ({why})" for why, keys in groups.items())
+        logger.info("keys %s: %d%s", what, len(reasons), named and f": {named}")
+
+
+def _load(path: Path) -> tuple[State, Mapping[str, Any]]:
+    """The state_dict of a checkpoint and its `config`, empty if it has none."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling errors have no common base
+        raise UserError(f"{path}: PyTorch does not load it: {refusal(path, error)}") from error
+    if not isinstance(saved, Mapping):
+        raise UserError(f"{path}: holds a {type(saved).__name__}, not a checkpoint with the key 'model'")
+    state = next((saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), Mapping)), saved)
+    strange = [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))]
+    if strange or not state:
+        raise UserError(
+            f"{path}: neither a checkpoint with the key 'model' nor a state_dict; no tensors: {strange[:5] or 'at all'}"
+        )
+    settings = saved.get("config")
+    return dict(state), settings if isinstance(settings, Mapping) else {}
+
+
+def _read_sizes(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    sizes = io.read_json(path)
+    wrong = [key for key in keys if not isinstance(sizes, dict) or not isinstance(sizes.get(key), int | list)]
+    if wrong:
+        raise UserError(f"{path}: no sizes {', '.join(wrong)}; give the JSON file that the authors' code was given")
+    return sizes
+
+
+def _our_name(key: str, text_layers: int) -> str:
+    """Unknown keys keep their names, and so are found unexplained."""
+    layer = re.fullmatch(r"text_encoder\.encoder\.layer\.(\d+)\.(.+)", key)
+    if layer and int(layer[1]) >= text_layers:
+        return f"fusion_layers.{int(layer[1]) - text_layers}.{layer[2]}"
+    halving = re.fullmatch(r"vision_encoder\.layers\.(\d+)\.downsample\.(.+)", key)
+    if halving:  # the original Swin halves the resolution at the end of a stage, timm at the start of the next
+        return f"vision_encoder.backbone.layers.{int(halving[1]) + 1}.downsample.{halving[2]}"
+    prefix = next((prefix for prefix in _RENAMED if key.startswith(prefix)), "")
+    return _SCALARS.get(key, _RENAMED.get(prefix, "") + key.removeprefix(prefix))
+
+
+def _model_config(
+    checkpoint: Path, found: State, student: bool, vision: dict[str, Any], text: dict[str, Any], settings: Mapping
+) -> RetrievalConfig:
+    def size(key: str, axis: int) -> int:
+        if key not in found or found[key].ndim != 2:
+            raise UserError(f"{checkpoint}: no matrix {key}; not a checkpoint of the authors' retrieval model")
+        return found[key].shape[axis]
+
+    options = {key: vision[key] for key in _VISION_KEYS if key != "image_res"}
+    text_layers, layers = text["fusion_layer"], text["num_hidden_layers"]
+    tokens = min(settings.get("max_tokens", config.Text().max_tokens), text["max_position_embeddings"])
+    presented = config.Text(text_layers=text_layers, fusion_layers=layers - text_layers, max_tokens=tokens)
+    known = set(BertConfig().to_dict()) - {"architectures"}
+    with_relations = student and "img_wd_proj.0.weight" in found
     return RetrievalConfig(
-        vision=presented.model_dump(exclude={"weights"}),
-        text=config.Text(**layers).model_dump(exclude={"weights", "size"}),
-        bert={key: value for key, value in text.items() if key in known and key != "architectures"},
-        embed_dim=found["vision_proj.weight"].shape[0],
+        vision=config.Vision(name=SWIN, image_size=vision["image_res"], options=options).model_dump(
+            exclude={"weights"}
+        ),
+        text=presented.model_dump(exclude={"weights", "size"}),
+        bert={key: value for key, value in text.items() if key in known},
+        embed_dim=size("vision_proj.weight", 0),
         fresh_heads=False,
-        teacher_widths=widths,
-        relation_projections=[found[f"img_wd_proj.{part}.weight"].shape[0] for part in (0, 2)]
-        if "img_wd_proj.0.weight" in found
-        else None,
+        teacher_widths=[size(f"sig_{kind}_proj.weight", 1) for kind in ("vision", "text")] if student else None,
+        relation_projections=[size(f"img_wd_proj.{part}.weight", 0) for part in (0, 2)] if with_relations else None,
     )
 
 
-def _vision_state(found: dict[str, torch.Tensor], model: RetrievalModel) -> dict[str, torch.Tensor]:
-    """The Swin's parameters under timm's names, bias tables resized to the model's windows."""
-    prefix = "vision_encoder."
-    swin = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
-    adapted = checkpoint_filter_fn(swin, model.vision_encoder.backbone)
-    return {f"vision_encoder.backbone.{key}": value for key, value in adapted.items()}
-
-
-def _convert(found: dict[str, torch.Tensor], text_layers: int) -> dict[str, torch.Tensor]:
-    """Everything but the vision encoder under our names; unknown keys keep theirs, and so are found unexplained."""
-    converted = {}
-    for key, value in found.items():
-        if key.startswith("vision_encoder."):
+def _absent_scalars(
+    expected: State, converted: State, student: bool, settings: Mapping[str, Any]
+) -> dict[str, tuple[torch.Tensor, str]]:
+    """Values, and where they come from, of the scalars the checkpoint has no parameter for: those that were fixed, and
+    the relation temperature, for which stage 1 has no use."""
+    absent = {}
+    for theirs, ours in _SCALARS.items():
+        if ours not in expected or ours in converted:
             continue
-        layer = re.match(r"text_encoder\.encoder\.layer\.(\d+)\.(.*)", key)
-        if layer and int(layer[1]) >= text_layers:
-            key = f"fusion_layers.{int(layer[1]) - text_layers}.{layer[2]}"
-        elif key in _SCALARS:
-            key, value = _SCALARS[key], value.reshape(())
-        else:
-            prefix = next((prefix for prefix in _RENAMED if key.startswith(prefix)), "")
-            key = _RENAMED.get(prefix, "") + key.removeprefix(prefix)
-        converted[key] = value
-    return converted
+        name = _SETTINGS[theirs]
+        value = settings.get(name)
+        if isinstance(value, int | float):
+            absent[ours] = torch.tensor(float(value)), f"no parameter; {name} is {value} in the checkpoint's config"
+        elif ours == "relation_temperature" and not student:
+            absent[ours] = expected[ours], f"stage 1 has none; set to {expected[ours].item():g}, where stage 2 begins"
+    return absent
+
+
+def _check(converted: State, expected: State, used: dict[str, str], complaint: str) -> None:
+    """Raise UserError if keys are missing, unknown or misshapen, or values not finite."""
+    missing = sorted(set(expected) - set(converted))
+    unexplained = sorted(key for key, ours in used.items() if ours not in expected)
+    misshapen = [
+        f"{key} is {tuple(converted[ours].shape)}, not {tuple(expected[ours].shape)}"
+        for key, ours in used.items()
+        if ours in expected and converted[ours].shape != expected[ours].shape
+    ]
+    if missing or unexplained or misshapen:
+        more = f" and {len(misshapen) - 3} more" if len(misshapen) > 3 else ""
+        raise UserError(
+            f"{complaint}; missing: {missing}, unexplained: {unexplained}, misshapen: {misshapen[:3]}{more}"
+        )
+    broken = [key for key, ours in used.items() if not converted[ours].isfinite().all()]
+    if broken:
+        raise UserError(f"{complaint}: values of {', '.join(broken)} are not finite")

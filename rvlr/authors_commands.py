@@ -1,0 +1,115 @@
+"""`rvlr import-...` and `rvlr export-...`: the authors' checkpoints, teacher features and relevance matrices."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rvlr import config, log
+
+app = typer.Typer()
+
+Split = Annotated[Path, typer.Option(help="The training split, .jsonl.")]
+Captions = Annotated[Path, typer.Option(help="A split (.jsonl), or the authors' JSON.")]
+CaptionsPerImage = Annotated[
+    int | None,
+    typer.Option(min=1, help="Use the first so many captions of each image, as the paper does with 5; else all."),
+]
+Scorer = Annotated[str, typer.Option(help="What the matrix was made with: rouge-score or coco-caption.")]
+Stemmer = Annotated[bool, typer.Option("--stemmer", help="It compares word stems; rouge-score only.")]
+LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
+
+
+@app.command()
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="The authors' checkpoint_best.pth, of a teacher or a student.")],
+    vision_config: Annotated[Path, typer.Option(help="The authors' JSON of the Swin.")],
+    text_config: Annotated[Path, typer.Option(help="The authors' JSON of the BERT.")],
+    output: Annotated[Path, typer.Option(help="Model folder to make.")],
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, stored with the model.")] = None,
+    log_file: LogFile = None,
+) -> None:
+    """Turn a published checkpoint into a model folder, whose import.json says what became of its keys."""
+    log.setup(log_file)
+    from transformers import AutoTokenizer
+
+    from rvlr.models import published
+    from rvlr.models.hub import local_first
+
+    found = published.read(checkpoint, vision_config, text_config)
+    if tokenizer is None:
+        log.logger.info("no --tokenizer given: the folder holds none, and evaluation will need one")
+    published.save(found, None if tokenizer is None else local_first(AutoTokenizer.from_pretrained, tokenizer), output)
+
+
+@app.command()
+def import_features(
+    image: Annotated[Path, typer.Option(help="The authors' train_image_embed_regu.npy.")],
+    text: Annotated[Path, typer.Option(help="The authors' train_text_embed_regu.npy.")],
+    annotations: Annotated[
+        list[Path], typer.Option(help="The JSON file the rows belong to; several are given in the order of the rows.")
+    ],
+    split: Split,
+    output: Annotated[Path, typer.Option(help="Folder of features to make.")],
+    log_file: LogFile = None,
+) -> None:
+    """Turn the authors' teacher features, one row a caption, into those that students are trained with."""
+    log.setup(log_file)
+    from rvlr import authors_files
+    from rvlr.data.records import read_split
+
+    authors_files.import_features(image, text, annotations, read_split(split), output)
+
+
+@app.command()
+def export_features(
+    features: Annotated[Path, typer.Option(help="Folder of a teacher's features.")],
+    split: Split,
+    output: Annotated[Path, typer.Option(help="Folder for the two files.")],
+    annotations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="The JSON file whose order the rows get; several are given in order. Else: the split's order."
+        ),
+    ] = None,
+    log_file: LogFile = None,
+) -> None:
+    """Write a teacher's features as the authors' code reads them, one row a caption."""
+    log.setup(log_file)
+    from rvlr import authors_files
+    from rvlr.data.records import read_split
+
+    authors_files.export_features(features, read_split(split), annotations or [], output)
+
+
+@app.command()
+def import_relevance(
+    file: Annotated[Path, typer.Argument(help="The authors' flattened matrix, <data>-rougeL.npy.")],
+    captions: Captions,
+    output: Annotated[Path, typer.Option(help="The matrix to write, .npy.")],
+    scorer: Scorer = "rouge-score",
+    stemmer: Stemmer = False,
+    captions_per_image: CaptionsPerImage = None,
+    log_file: LogFile = None,
+) -> None:
+    """Turn the authors' relevance into the matrix that evaluation reads, after checking it against the scorer."""
+    log.setup(log_file)
+    from rvlr import authors_files, relevance
+
+    section = config.parse({"scorer": scorer, "stemmer": stemmer}, "options", config.Relevance)
+    authors_files.import_relevance(file, relevance.read_captions(captions, captions_per_image), section, output)
+
+
+@app.command()
+def export_relevance(
+    file: Annotated[Path, typer.Argument(help="A relevance matrix, .npy, with its .json beside it.")],
+    captions: Captions,
+    output: Annotated[Path, typer.Option(help="The flattened matrix to write, .npy.")],
+    captions_per_image: CaptionsPerImage = None,
+    log_file: LogFile = None,
+) -> None:
+    """Write a relevance matrix as the authors' code reads it, captions x images flattened."""
+    log.setup(log_file)
+    from rvlr import authors_files, relevance
+
+    authors_files.export_relevance(file, relevance.read_captions(captions, captions_per_image), output)

@@ -1,0 +1,239 @@
+"""The authors' annotations, teacher features and relevance matrices, read and written.
+
+METHOD.md, "The authors' files". Features: theirs have one row per training caption, in the order of the annotation
+files, images repeated; ours are those of `rvlr.features`. Relevance: theirs is flattened, captions x images; ours is
+that of `rvlr.relevance`.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from rvlr import config, io, relevance
+from rvlr.data.captions_file import show
+from rvlr.data.records import Split
+from rvlr.errors import UserError
+from rvlr.features import read_features, write_index
+from rvlr.log import Progress, logger
+
+CAPTIONS_PER_IMAGE = 5
+IMAGE_FILE, TEXT_FILE = "train_image_embed_regu.npy", "train_text_embed_regu.npy"
+SAMPLED = 200
+VALUES_AT_ONCE = 2**20
+_SCORERS = [("rouge-score", False), ("rouge-score", True), ("coco-caption", False)]
+
+Row = tuple[str, str]
+"""The path of an image and one of its captions."""
+
+
+def read_rows(annotations: Sequence[Path]) -> list[Row]:
+    """What the rows of the authors' features stand for, given their annotation files in order.
+
+    An image's captions beyond the fifth have no row, as in the authors' training set; only where one file alone gives
+    one caption a record (COCO), all have one.
+    """
+    rows: list[Row] = []
+    for path in annotations:
+        seen: Counter[str] = Counter()
+        for entry in relevance.read_entries(path):
+            for caption in entry.captions[:CAPTIONS_PER_IMAGE]:
+                seen[entry.image] += 1
+                if len(annotations) == 1 or seen[entry.image] <= CAPTIONS_PER_IMAGE:
+                    rows.append((entry.image, caption))
+    return rows
+
+
+def import_features(image: Path, text: Path, annotations: Sequence[Path], split: Split, output: Path) -> None:
+    """Write the features of a split, as `rvlr.features` does, from the authors' two files.
+
+    The rows of an image are averaged. Raises UserError if the files do not fit the annotations, or lack a caption of
+    the split.
+    """
+    theirs, ours = read_rows(annotations), _rows(split)
+    images, texts = _open_features(image, len(theirs)), _open_features(text, len(theirs))
+    order = _match(ours, theirs, f"the split {split.name!r}", ", ".join(map(str, annotations)))
+    if len(theirs) > len(ours):
+        logger.info("%d rows belong to captions that the split does not have; left out", len(theirs) - len(ours))
+    (output / "index.json").unlink(missing_ok=True)  # never an old index beside new rows
+    deviation, offsets = 0.0, split.offsets
+
+    def average(first: int, last: int) -> np.ndarray:
+        nonlocal deviation
+        start, counts = offsets[first], np.diff(offsets[first : last + 1])
+        rows = _finite(images[order[start : offsets[last]]], image).astype(np.float64)
+        means = np.add.reduceat(rows, offsets[first:last] - start) / counts[:, None]
+        deviation = max(deviation, float(np.abs(rows - means.repeat(counts, axis=0)).max()))
+        return means
+
+    _write_rows(output / "image.npy", (len(split.records), images.shape[1]), "image features", average)
+    _write_rows(
+        output / "text.npy",
+        (len(ours), texts.shape[1]),
+        "text features",
+        lambda first, last: _finite(texts[order[first:last]], text),
+    )
+    logger.info("rows of one image differ from their mean by up to %g", deviation)
+    made_from = {"image": _identify(image), "text": _identify(text), "annotations": list(map(_identify, annotations))}
+    write_index(output, split, imported={**made_from, "largest_deviation": deviation})
+    logger.info("features of %d images and %d captions in %s", len(split.records), len(ours), output)
+
+
+def export_features(folder: Path, split: Split, annotations: Sequence[Path], output: Path) -> None:
+    """Write the features of a split as the authors' two files, in the order of their annotation files or, without any,
+    in that of the split. Raises UserError if the annotations name a caption that the split lacks."""
+    features, ours = read_features(folder, split), _rows(split)
+    order = np.arange(len(ours))
+    if annotations:
+        order = _match(read_rows(annotations), ours, ", ".join(map(str, annotations)), f"the split {split.name!r}")
+    for name in (IMAGE_FILE, TEXT_FILE):
+        (output / name).unlink(missing_ok=True)  # never a new file beside an old one
+    owner = split.caption_image[order]
+    for name, rows, index in ((IMAGE_FILE, features.image, owner), (TEXT_FILE, features.text, order)):
+        shape = (len(index), rows.shape[1])
+        _write_rows(output / name, shape, name, lambda first, last, rows=rows, index=index: rows[index[first:last]])
+    logger.info("%s and %s, one row for each of %d captions, in %s", IMAGE_FILE, TEXT_FILE, len(order), output)
+
+
+def import_relevance(path: Path, split: Split, section: config.Relevance, output: Path) -> None:
+    """Write the relevance of a split, as `rvlr.relevance` does, from the authors' flattened file.
+
+    Raises UserError if the size, the range, the relevance of captions to their own image or one of `SAMPLED` values,
+    which are computed anew, is not what the scorer gives.
+    """
+    captions, images = len(split.captions), len(split.records)
+    try:
+        flat = io.load_array(path, (captions * images,))
+    except UserError as error:
+        raise UserError(
+            f"{error}: {captions} captions x {images} images of {split.name!r}, flattened; the authors take the first "
+            f"{CAPTIONS_PER_IMAGE} captions of each image"
+        ) from None
+    if flat.dtype.kind != "f":
+        raise UserError(f"{path}: {flat.dtype} found; floating-point numbers expected")
+    theirs = flat.reshape(captions, images)
+    tolerance = max(1e-5, 2 * float(np.finfo(flat.dtype).eps))
+    agreeing = _check_sample(path, theirs, split, section, tolerance)
+    _check_own(path, theirs, split, section, tolerance)
+
+    def convert(first: int, last: int) -> np.ndarray:
+        rows = theirs[first:last]
+        if not (rows.min() >= 0 and rows.max() <= 1 + tolerance):  # also false for NaN
+            raise UserError(
+                f"{path}: values beyond 0 to 1, or none, for captions {first} to {last - 1}; not a relevance"
+            )
+        return rows
+
+    made_from = {**_identify(path), "sampled": SAMPLED, "agreeing": agreeing}
+    relevance.clear(output)
+    _write_rows(output, (captions, images), "relevance", convert)
+    relevance.describe(split, section, output, imported=made_from)
+
+
+def export_relevance(path: Path, split: Split, output: Path) -> None:
+    """Write the relevance matrix of a split as the authors' `<data>-rougeL.npy`: captions x images, flattened."""
+    flat = relevance.read(path, split).reshape(-1)
+    _write_rows(output, flat.shape, "relevance", lambda first, last: flat[first:last])
+
+
+def _rows(split: Split) -> list[Row]:
+    return [(record.image, caption) for record in split.records for caption in record.captions]
+
+
+def _match(wanted: Sequence[Row], given: Sequence[Row], wants: str, gives: str) -> np.ndarray:
+    """Where each wanted row is among the given: the first with the first of the same image and caption, and so on."""
+    places: defaultdict[Row, list[int]] = defaultdict(list)
+    for place in reversed(range(len(given))):
+        places[given[place]].append(place)
+    found = np.array([places[row].pop() if places[row] else -1 for row in wanted])
+    lost = np.flatnonzero(found < 0)
+    if len(lost):
+        image, caption = wanted[lost[0]]
+        known = any(image == other for other, _ in given)
+        about = "the image has other captions there" if known else f"the first image there is {show(given[0][0])}"
+        raise UserError(
+            f"{gives}: {len(lost)} of the {len(wanted)} captions of {wants} not found, the first being {show(caption)} "
+            f"of image {show(image)}; {about}; give files of the same images and captions"
+        )
+    return found
+
+
+def _open_features(path: Path, rows: int) -> np.ndarray:
+    try:
+        array = io.load_array(path, (rows, None))
+    except UserError as error:
+        raise UserError(f"{error}: the annotation files have {rows} captions, and each has a row") from None
+    if array.dtype != np.float32:
+        raise UserError(f"{path}: {array.dtype} found, float32 expected")
+    return array
+
+
+def _finite(rows: np.ndarray, path: Path) -> np.ndarray:
+    if not np.isfinite(rows).all():
+        raise UserError(f"{path}: the features are not all finite; extract them again")
+    return rows
+
+
+def _write_rows(path: Path, shape: tuple[int, ...], name: str, read: Callable[[int, int], np.ndarray]) -> None:
+    """Write a float32 .npy file, some rows at a time: `read(first, last)` gives the rows `first` to `last` - 1."""
+    progress = Progress(name, shape[0], "rows")
+    at_once = max(1, VALUES_AT_ONCE // math.prod(shape[1:]))
+    with io.atomic_file(path) as temporary:
+        array = open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        for first in range(0, shape[0], at_once):
+            last = min(first + at_once, shape[0])
+            array[first:last] = read(first, last)
+            progress.update(last)
+        array.flush()
+
+
+def _identify(path: Path) -> dict[str, str]:
+    return {"file": path.name, "sha256": io.sha256(path)}
+
+
+def _check_sample(path: Path, theirs: np.ndarray, split: Split, section: config.Relevance, tolerance: float) -> int:
+    """The number of sampled values that agree with the scorer. Raises UserError unless it is all."""
+    rng = np.random.default_rng(0)
+    pairs = list(
+        zip(rng.integers(theirs.shape[0], size=SAMPLED), rng.integers(theirs.shape[1], size=SAMPLED), strict=True)
+    )
+
+    def agreeing(scorer: str, stemmer: bool) -> int:
+        computed = [
+            relevance.compute_pair(split.captions[caption], split.records[image].captions, scorer, stemmer)
+            for caption, image in pairs
+        ]
+        found = [float(theirs[pair]) for pair in pairs]
+        return int(np.isclose(found, computed, rtol=0, atol=tolerance).sum())
+
+    count = agreeing(section.scorer, section.stemmer)
+    logger.info("%d of %d sampled values agree with %s", count, SAMPLED, _name(section.scorer, section.stemmer))
+    if count < SAMPLED:
+        others = ", ".join(f"{agreeing(*other)} with {_name(*other)}" for other in _SCORERS)
+        raise UserError(
+            f"{path}: of {SAMPLED} sampled values agree: {others}; all must agree with the scorer given; name another "
+            f"one, or captions and images are not in the order of {split.name!r}"
+        )
+    return count
+
+
+def _check_own(path: Path, theirs: np.ndarray, split: Split, section: config.Relevance, tolerance: float) -> None:
+    """A caption with a word is as relevant to its own image as can be."""
+    own = theirs[np.arange(len(split.captions)), split.caption_image]
+    words = np.array(
+        [len(tokens) > 0 for tokens in relevance.tokenise(split.captions, section.scorer, section.stemmer)]
+    )
+    wrong = np.flatnonzero(words & ~(np.abs(own - 1) <= tolerance))
+    if len(wrong):
+        raise UserError(
+            f"{path}: {len(wrong)} captions have a relevance other than 1 to their own image, the first being "
+            f"{show(split.captions[wrong[0]])} with {own[wrong[0]]:g}; captions and images are not in the order of "
+            f"{split.name!r}"
+        )
+
+
+def _name(scorer: str, stemmer: bool) -> str:
+    return f"{scorer} and stemmer" if stemmer else scorer
