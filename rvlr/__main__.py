@@ -10,12 +10,16 @@ from typing import Annotated
 
 import typer
 
-from rvlr import config, io, log
+from rvlr import authors_commands, config, io, log
+from rvlr.config.sources import KNOWN
+from rvlr.data import commands
 from rvlr.errors import Interrupted, UserError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 config_app = typer.Typer(no_args_is_help=True, help="Check or show a configuration file.")
 app.add_typer(config_app, name="config")
+app.add_typer(commands.app, name="data")
+app.add_typer(authors_commands.app)  # beside the stages
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="Frozen section of the configuration, YAML.")]
 LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
@@ -49,30 +53,56 @@ def freeze(
 
 
 @app.command()
-def prepare(config_file: ConfigFile, output: Output, log_file: LogFile = None) -> None:
+def prepare(
+    config_file: ConfigFile,
+    output: Output,
+    downloads: Annotated[Path, typer.Option(help="Folder of what was fetched.")] = Path("downloads"),
+    log_file: LogFile = None,
+) -> None:
     """Make the splits of a data set: OUTPUT/splits, and OUTPUT/images where the images are made here."""
     log.setup(log_file)
     section = config.load(config_file, config.Dataset)
-    if isinstance(section, config.Shapes):
-        from rvlr.data import shapes as source
+    if section.kind == "shapes":
+        from rvlr.data import shapes
+
+        shapes.prepare(section, output)
+    elif section.kind == "custom":
+        from rvlr.data import custom
+
+        custom.prepare(section, output)
     else:
-        from rvlr.data import custom as source
-    source.prepare(section, output)
+        from rvlr.data import public
+
+        files = {name: downloads / KNOWN[name].file for name in public.annotation_sources(section)}
+        public.prepare(section, files, str((downloads / section.kind / "images").absolute()), output)
 
 
 @app.command()
 def relevance(
-    config_file: ConfigFile,
-    split: Annotated[Path, typer.Option(help="A split, .jsonl.")],
+    captions: Annotated[Path, typer.Option(help="A split (.jsonl), or the authors' JSON.")],
     output: Output,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="Frozen section of the configuration, YAML; or the options below.")
+    ] = None,
+    scorer: Annotated[str | None, typer.Option(help="rouge-score (the default) or coco-caption.")] = None,
+    stemmer: Annotated[bool, typer.Option("--stemmer", help="Compare word stems; rouge-score only.")] = False,
+    captions_per_image: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use the first so many captions of each image, as the paper does with 5; else all."),
+    ] = None,
     log_file: LogFile = None,
 ) -> None:
-    """Compute the ROUGE-L relevance matrix of a split."""
+    """Compute the ROUGE-L relevance matrix, captions x images."""
     log.setup(log_file)
+    if config_file is not None and (scorer or stemmer):
+        raise UserError("--config names the scorer already; give either it or --scorer and --stemmer")
     from rvlr import relevance as stage
-    from rvlr.data.records import read_split
 
-    stage.write(read_split(split), config.load(config_file, config.Relevance), output)
+    if config_file is not None:
+        section = config.load(config_file, config.Relevance)
+    else:
+        section = config.parse({"scorer": scorer or "rouge-score", "stemmer": stemmer}, "options", config.Relevance)
+    stage.write(stage.read_captions(captions, captions_per_image), section, output)
 
 
 @app.command()
@@ -175,15 +205,16 @@ def evaluate(
 def summarise(
     evaluations: Annotated[list[Path], typer.Argument(help="Result files, eval/test.json of each run and seed.")],
     csv: Annotated[Path, typer.Option(help="Every number, one row a run and protocol.")],
+    comparisons: Annotated[Path, typer.Option(help="Differences between trained runs, one row a pair and metric.")],
     markdown: Annotated[Path, typer.Option(help="The tables for people.")],
     text: Annotated[Path, typer.Option(help="The table for the terminal.")],
     log_file: LogFile = None,
 ) -> None:
-    """Mean and standard deviation over seeds, as tables."""
+    """Mean and standard deviation over seeds, and differences between trained runs, as tables."""
     log.setup(log_file)
     from rvlr.report import summary
 
-    summary.summarise(evaluations, csv, markdown)
+    summary.summarise(evaluations, csv, comparisons, markdown)
     io.write_text(text, summary.table(evaluations))
 
 
@@ -233,32 +264,12 @@ def draw_sheets(
     sheets.draw_single_modal(rankings, records, queries, single_modal, run)
 
 
-@app.command()
-def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="The authors' checkpoint_best.pth, of a teacher or a student.")],
-    vision_config: Annotated[Path, typer.Option(help="The authors' JSON of the Swin.")],
-    text_config: Annotated[Path, typer.Option(help="The authors' JSON of the BERT.")],
-    output: Output,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, stored with the model.")] = None,
-    log_file: LogFile = None,
-) -> None:
-    """Turn a published checkpoint into a model folder, and say what became of its keys."""
-    log.setup(log_file)
-    from transformers import AutoTokenizer
-
-    from rvlr.models import build, published
-
-    found = published.read(checkpoint, vision_config, text_config)
-    log.logger.info("%d keys used, none missing; ignored, being buffers: %s", len(found.used), ", ".join(found.ignored))
-    if tokenizer is None:
-        log.logger.info("no --tokenizer given: the folder holds none, and evaluation will need one")
-    build.save(found.model, None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer), output)
-
-
 def main() -> None:
     """Run the command line; faults a user can mend end with one message and exit status 1."""
     # threads that wait must sleep: spinning, two stages that share cores slow each other down tenfold
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # or loading from the cache asks the hub who is using it
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app()
     except UserError as error:

@@ -24,10 +24,11 @@ import yaml
 from rvlr import __version__
 from rvlr.errors import UserError
 
-_PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "numpy", "rapidfuzz")
+_PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "numpy", "pillow", "rapidfuzz")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -55,9 +56,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -71,11 +72,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)
         for file in temporary.rglob("*"):
-            _sync(file)
+            sync(file)
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -36,10 +36,11 @@ def setup(log_file: Path | None = None) -> None:
 class Progress:
     """Reports how far a loop of `total` steps has come, once every `interval` seconds; short loops say nothing.
 
-    `start` is the step a resumed loop begins at; it does not count towards the rate.
+    `start` is the step a resumed loop begins at; it does not count towards the rate. `total` is None where it is not
+    known. Steps of the unit "B", bytes, are told in kB, MB and so on.
     """
 
-    def __init__(self, name: str, total: int, unit: str, start: int = 0, interval: float = 10.0) -> None:
+    def __init__(self, name: str, total: int | None, unit: str, start: int = 0, interval: float = 10.0) -> None:
         self.name, self.total, self.unit, self.initial, self.interval = name, total, unit, start, interval
         self.begun = self.reported = time.monotonic()
 
@@ -47,7 +48,7 @@ class Progress:
         """Say that `done` steps of the total are complete; what `note` returns is put after the rate. It is called
         only when a line is due, since reading a value off a GPU stalls it."""
         now = time.monotonic()
-        if now - self.reported < self.interval and (done < self.total or self.reported == self.begun):
+        if now - self.reported < self.interval and (done != self.total or self.reported == self.begun):
             return
         self.reported = now
         meter = tqdm.format_meter(
@@ -56,6 +57,7 @@ class Progress:
             now - self.begun,
             prefix=self.name,
             unit=self.unit,
+            unit_scale=self.unit == "B",
             initial=self.initial,
             bar_format="{desc} {n_fmt}/{total_fmt} ({percentage:.0f} %) {rate_fmt}, {elapsed} gone, {remaining} left",
         )

@@ -1,6 +1,8 @@
 """The configuration: unknown keys refused, all faults at once with their keys, defaults, references."""
 
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 from rvlr import config
 from rvlr.__main__ import app
+from rvlr.config.sources import KNOWN, resolve
 from rvlr.errors import UserError
 
 MINIMAL = {
@@ -124,12 +127,114 @@ def test_starts() -> None:
     assert [found.start_of(name) for name in "abc"] == ["teacher-t", "initial-base", "teacher-t"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
+SHIPPED = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name != "paper.yaml")
+PUBLIC = ("coco", "flickr30k", "vizwiz")
+
+
+def shipped(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_configuration_is_valid_but_for_the_users_paths(path: Path) -> None:
     data = yaml.safe_load(path.read_text())
     if isinstance(data["dataset"], dict) and data["dataset"]["kind"] == "custom":
         data["dataset"] |= {"images": "somewhere", "captions": "somewhere.csv"}
     config.parse(data, str(path))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_public_configurations_carry_the_published_values(name: str) -> None:
+    """METHOD.md, "Model", "Losses", "Training", "Evaluation"."""
+    found = config.parse(shipped(name), name)
+    vision, text = found.models["base"].vision, found.models["base"].text
+    assert (vision.name, vision.image_size) == ("swin_base_patch4_window12_384", 384)
+    assert vision.options == {"drop_path_rate": 0.1}
+    assert Path(vision.weights).name == "swin_base_patch4_window7_224_22k.pth"
+    assert (vision.mean[0], vision.std[0]) == (0.48145466, 0.26862954)
+    assert (text.text_layers, text.fusion_layers, text.max_words) == (6, 6, 30)
+    assert text.max_tokens == (60 if name == "flickr30k" else 40)
+    assert found.models["base"].embed_dim == 256
+    assert (found.models["base"].temperature, found.models["base"].relation_temperature) == (0.07, 0.07)
+    for run in (found.teachers["itc-itm"], *found.students.values()):
+        training = run.training
+        assert training.learning_rate == (3e-5 if name == "coco" else 5e-5)
+        assert (training.epochs, training.batch_size, training.processes) == (10, 36, 2)
+        assert (training.betas, training.eps, training.weight_decay) == ((0.9, 0.98), 1e-8, 0.01)
+        assert (training.warmup, training.lr_mult, training.max_words, training.clip_norm) == (0.1, 2, 60, None)
+        assert (training.augmentation.scale, training.augmentation.flip) == ((0.5, 1.0), True)
+        assert training.augmentation.randaugment == config.Augmentation().randaugment
+    assert found.teachers["itc-itm"].weights.model_dump() == {"itc": 1, "itm": 2}
+    student = found.students["rvlr"]
+    assert list(student.weights.model_dump().values()) == [1, 2, 1, 2, 2, 1, 1]
+    assert (student.distance, student.fusion_weight.value, student.fusion_weight.learnt) == ("mae", 0.5, True)
+    assert sum(map(bool, found.students["continued"].weights.model_dump().values())) == 2
+    assert found.evaluation.candidates == (256 if name == "coco" else 128)
+    assert found.dataset.captions_per_image == 5
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_papers_ablations_lie_over_each_public_configuration(name: str) -> None:
+    base, ablations = shipped(name), shipped("paper")
+    assert ablations.keys() == {"students"}
+    students = config.parse({**base, "students": {**base["students"], **ablations["students"]}}, name).students
+    assert {student.distance for student in students.values()} == {"mae", "mse", "cumulative", "wasserstein"}
+    fixed = {one.fusion_weight.value for one in students.values() if not one.fusion_weight.learnt}
+    assert fixed == {0, 0.25, 0.5, 0.75, 1}
+    for term in students["rvlr"].weights.model_dump():
+        assert students[f"no-{term}"].weights.model_dump() == {**students["rvlr"].weights.model_dump(), term: 0}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_source_is_in_the_documentation(name: str) -> None:
+    text, known = (ROOT / "config/README.md").read_text(), KNOWN[name]
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+    assert known.about in row
+    assert known.terms in row
+    assert all(urlsplit(address).hostname in row for address in known.source.addresses)
+    assert (known.source.checksum or ":").partition(":")[0] in row
+    assert config.Source(**known.source.model_dump()) == known.source
+
+
+def test_sources_are_laid_over_the_table_key_by_key() -> None:
+    address = "http://mirror.example/train2014.zip"
+    known = KNOWN["coco-train2014"].source
+    mirror = resolve("coco-train2014", config.Source(addresses=[address]))
+    assert (mirror.addresses, mirror.size, mirror.checksum) == ([address], known.size, known.checksum)
+    at_hand = resolve("coco-train2014", config.Source(existing=Path("x.zip"), checksum=None))
+    assert (at_hand.addresses, at_hand.size, at_hand.checksum) == ([], known.size, None)
+    assert resolve("coco-train2014", None) == known
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ({"coco-traan2014": {}}, "sources.coco-traan2014: no such source; known: coco-train2014, "),
+        ({"coco-val2014": {"adresses": []}}, "sources.coco-val2014.adresses: unknown key"),
+        ({"coco-val2014": {"addresses": ["ftp://host/file"]}}, "sources.coco-val2014.addresses.0: "),
+        ({"coco-val2014": {"checksum": "md5:123"}}, "sources.coco-val2014.checksum: "),
+        ({"coco-val2014": {"size": 0}}, "sources.coco-val2014.size: "),
+        ({"coco-val2014": {"existing": "x", "addresses": ["http://a/b"]}}, "existing and addresses are both given"),
+    ],
+)
+def test_faults_of_sources(source: dict[str, Any], fault: str) -> None:
+    assert fault in faults_of(sources=source)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fault"),
+    [
+        ({"kind": "coco", "annotations": "official"}, "dataset.annotations: "),
+        ({"kind": "coco", "train_on_val": True}, "dataset.train_on_val: unknown key"),
+        ({"kind": "vizwiz", "val": "test"}, "dataset.val: "),
+        ({"kind": "vizwiz", "counts": {"train": 5}}, "dataset.counts.val: missing"),
+        ({"kind": "flickr30k", "cache": {"quality": 101}}, "dataset.cache.quality: "),
+        ({"kind": "flickr30k", "captions_per_image": 0}, "dataset.captions_per_image: "),
+        ({"kind": "imagenet"}, "dataset: "),
+    ],
+)
+def test_faults_of_public_data_sets(dataset: dict[str, Any], fault: str) -> None:
+    assert fault in faults_of(dataset=dataset)
 
 
 def test_command_line_checks_and_shows(tmp_path: Path) -> None:

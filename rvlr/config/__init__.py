@@ -13,17 +13,21 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from rvlr import io
+from rvlr.config.base import Section
 from rvlr.config.sections import (
     Augmentation,
+    Cache,
+    Coco,
     Custom,
     Dataset,
     Evaluation,
+    Flickr30K,
     Model,
     Name,
     Positive,
+    PublicSet,
     Relevance,
     Scoring,
-    Section,
     Shapes,
     SingleModalTeacher,
     SplitRatio,
@@ -36,23 +40,30 @@ from rvlr.config.sections import (
     Training,
     Triple,
     Vision,
+    VizWiz,
 )
+from rvlr.config.sources import KNOWN, Source
 from rvlr.errors import UserError
 
 __all__ = [
     "Augmentation",
+    "Cache",
+    "Coco",
     "Config",
     "Custom",
     "Dataset",
     "Evaluation",
+    "Flickr30K",
     "Model",
     "Name",
     "Positive",
+    "PublicSet",
     "Relevance",
     "Scoring",
     "Section",
     "Shapes",
     "SingleModalTeacher",
+    "Source",
     "SplitRatio",
     "Student",
     "StudentWeights",
@@ -63,10 +74,18 @@ __all__ = [
     "Training",
     "Triple",
     "Vision",
+    "VizWiz",
     "load",
     "parse",
     "to_yaml",
 ]
+
+
+# where pydantic puts the chosen kind into a fault's path, and the kinds: users know keys only
+_KINDS = {
+    "dataset": (1, ("shapes", "custom", "coco", "flickr30k", "vizwiz")),
+    "teachers": (2, ("retrieval", "single-modal")),
+}
 
 
 class Config(Section):
@@ -79,6 +98,8 @@ class Config(Section):
     teachers: Annotated[dict[Name, Teacher], Field(min_length=1)]
     students: dict[Name, Student] = {}
     evaluation: Evaluation = Evaluation()
+    downloads: Path = Path("downloads")
+    sources: dict[str, Source] = {}
 
     @field_validator("seeds")
     @classmethod
@@ -115,7 +136,7 @@ def parse(data: Any, source: str, section: Any = Config) -> Any:
     except ValidationError as error:
         faults = _describe(error)
     if section is Config:
-        faults += _reference_faults(data)
+        faults += _reference_faults(data) + _source_faults(data)
     if faults:
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
         raise UserError("\n  ".join([f"{source}: {count} in the configuration", *faults]))
@@ -198,15 +219,21 @@ def _reference_faults(data: dict[str, Any]) -> list[str]:
     return faults
 
 
+def _source_faults(data: dict[str, Any]) -> list[str]:
+    """Sources that are not in the table."""
+    given = data.get("sources") or {}
+    unknown = [name for name in given if name not in KNOWN] if isinstance(given, dict) else []
+    return [f"sources.{name}: no such source; known: {', '.join(KNOWN)}" for name in unknown]
+
+
 def _describe(error: ValidationError) -> list[str]:
     """All faults of a validation, each with the path of its key."""
     faults = []
     for fault in error.errors(include_url=False):
         place = list(fault["loc"])
-        # pydantic puts the chosen member of a union into the path; users know keys only
-        for depth, kinds in ((1, {"shapes", "custom"}), (2, {"retrieval", "single-modal"})):
-            if place[:1] == [("dataset", "teachers")[depth - 1]] and len(place) > depth and place[depth] in kinds:
-                del place[depth]
+        depth, kinds = _KINDS.get(place[0] if place else "", (0, ()))
+        if len(place) > depth > 0 and place[depth] in kinds:
+            del place[depth]
         key = ".".join(map(str, place))
         if fault["type"] == "extra_forbidden":
             message = "unknown key; see config/README.md for the keys of this section"

@@ -6,7 +6,9 @@ Defaults are the published values of METHOD.md where it names one; `config/READM
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from rvlr.config.base import Section
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -14,16 +16,6 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Triple = tuple[float, float, float]
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values do not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def to_json(self) -> str:
-        """One line of JSON with all defaults filled in; the same settings always give the same line."""
-        return self.model_dump_json()
 
 
 # --- dataset -----------------------------------------------------------------------------------------------------
@@ -59,6 +51,14 @@ class SplitRatio(Section):
         return self
 
 
+class Cache(Section):
+    """Copies of the images, scaled down once, that training reads instead of the originals."""
+
+    short_side: Annotated[int, Field(ge=16)] = 640
+    format: Literal["jpeg", "webp"] = "jpeg"
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+
+
 class Custom(Section):
     """The user's own photographs and captions, see `rvlr.data.custom`."""
 
@@ -67,9 +67,56 @@ class Custom(Section):
     images: Path
     captions: Path
     split: SplitRatio = SplitRatio()
+    cache: Cache | None = None
 
 
-Dataset = Annotated[Shapes | Custom, Field(discriminator="kind")]
+class Counts(Section):
+    """How many images each split must hold; None where that is not known beforehand."""
+
+    train: Positive | None
+    val: Positive | None
+    test: Positive | None
+
+
+class PublicSet(Section):
+    """What the public data sets have in common, see `rvlr.data.public`."""
+
+    captions_per_image: Positive | None = 5
+    cache: Cache | None = None
+
+
+class Coco(PublicSet):
+    """MS-COCO 2014 in Karpathy's splits."""
+
+    kind: Literal["coco"]
+    name: Name = "coco"
+    annotations: Literal["authors", "karpathy"] = "authors"
+    counts: Counts = Counts(train=113_287, val=5_000, test=5_000)
+
+
+class Flickr30K(PublicSet):
+    """Flickr30K in Karpathy's splits."""
+
+    kind: Literal["flickr30k"]
+    name: Name = "flickr30k"
+    annotations: Literal["authors", "karpathy"] = "authors"
+    train_on_val: bool = False
+    counts: Counts = Counts(train=29_000, val=1_014, test=1_000)
+
+
+class VizWiz(PublicSet):
+    """VizWiz-Captions."""
+
+    kind: Literal["vizwiz"]
+    name: Name = "vizwiz"
+    annotations: Literal["authors", "official"] = "authors"
+    val: Literal["held-out", "published"] = "held-out"
+    val_images: Annotated[int, Field(ge=2)] = 1_000
+    val_seed: int = 0
+    counts: Counts = Counts(train=None, val=None, test=1_000)
+
+
+Dataset = Annotated[Shapes | Custom | Coco | Flickr30K | VizWiz, Field(discriminator="kind")]
 
 
 # --- models ------------------------------------------------------------------------------------------------------
@@ -302,6 +349,7 @@ class Scoring(Section):
     """How a model is scored; changing it evaluates again and trains nothing."""
 
     candidates: Positive = 128
+    subsets: list[Annotated[str, Field(pattern=r"^(first|folds)-([2-9]|[1-9]\d+)$")]] = []
     batch_size: Positive = 64
     workers: Annotated[int, Field(ge=0)] = 4
 

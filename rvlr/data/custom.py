@@ -9,27 +9,24 @@ images are not trusted: nothing outside the images folder is opened, and only fo
 """
 
 import hashlib
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
-
 from rvlr import io
 from rvlr.config import Custom, SplitRatio
 from rvlr.data import captions_file
 from rvlr.data.captions_file import Entry, Faults, Place, show
-from rvlr.data.records import IMAGE_FORMATS, SPLITS, Record, write_splits
+from rvlr.data.images import ImageError
+from rvlr.data.records import SPLITS, Record, write_splits
+from rvlr.data.verify import THREADS, in_threads, inspect
 from rvlr.errors import UserError
-from rvlr.log import logger, track
+from rvlr.log import logger
 
 _FEWEST = {"train": 1, "val": 2, "test": 2}  # retrieval ranks at least two
-_THREADS = 8  # each may hold a decoded image of 89 million pixels
 
 
 @dataclass
@@ -80,6 +77,7 @@ def prepare(section: Custom, folder: Path) -> None:
         splits,
         str(root),
         name=section.name,
+        cache=section.cache is not None,
         captions_file=str(section.captions.resolve()),
         captions_sha256=io.sha256(section.captions),
         splits_from=made,
@@ -189,38 +187,7 @@ def _draw_splits(records: Sequence[Record], ratio: SplitRatio) -> dict[str, list
 def _check_files(images: Sequence[_Image], root: Path, faults: Faults) -> None:
     """Open and decode every image below `root` and note those that fail."""
     names = [image.image for image in images]
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
-        with warnings.catch_warnings():
-            # from 89 million pixels Pillow warns, from twice as many it refuses; here both are refused
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            found = pool.map(partial(_file_fault, root=root), names)
-            found = track(found, "check images", len(names), " images")
-            for image, fault in zip(images, found, strict=True):
-                if fault:
-                    faults.add(f"image {show(image.image)} {fault}", image.place)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _file_fault(image: str, root: Path) -> str | None:
-    """What is wrong with the file of an image, in words that follow its name; None if it decodes."""
-    try:
-        path = (root / image).resolve()
-        if not path.is_relative_to(root):
-            return f"is a link that leaves {root}; put the file itself into that folder"
-        if not path.exists():
-            return f"is not in {root}; correct the name or add the file"
-        if not path.is_file():
-            return f"is not a file in {root}; give the path of an image file"
-        if path.stat().st_size == 0:
-            return "is an empty file (0 bytes); replace it or remove its captions"
-        with path.open("rb") as stream, Image.open(stream, formats=IMAGE_FORMATS) as picture:
-            ImageOps.exif_transpose(picture).convert("RGB")  # all that training will ask of it
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        return f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down"
-    except UnidentifiedImageError:
-        return f"is not an image in a known format ({', '.join(IMAGE_FORMATS)}); convert or replace it"
-    except Exception as error:  # on damaged files the decoders raise almost anything
-        return f"cannot be read: {error}; replace it or remove its captions"
-    return None
+    found = in_threads(partial(inspect, root=root, inside=True), names, THREADS, "check images")
+    for image, stored in zip(images, found, strict=True):
+        if isinstance(stored, ImageError):
+            faults.add(f"image {show(image.image)} {stored}, or remove its captions", image.place)

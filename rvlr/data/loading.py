@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import v2
 from transformers import PreTrainedTokenizerBase
 
-from rvlr.data.images import load_image
+from rvlr.data.images import ImageTransform, load_image
 from rvlr.data.records import Split
 from rvlr.data.text import tokenise
 from rvlr.errors import UserError
@@ -64,13 +63,13 @@ class TrainingSchedule(Sampler[list[tuple[int, int]]]):
 class TrainingPairs(Dataset):
     """Images with one caption each; indexed by (epoch, caption)."""
 
-    def __init__(self, split: Split, transform: v2.Transform, seed: int) -> None:
+    def __init__(self, split: Split, transform: ImageTransform, seed: int) -> None:
         self.split, self.transform, self.seed = split, transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, str, int, int]:
         epoch, caption = key
         image = int(self.split.caption_image[caption])
-        picture = load_image(self.split.path(image))
+        picture = load_image(self.split.path(image), self.transform.at_least)
         state = np.random.SeedSequence((self.seed, epoch, caption)).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(state[0] >> 1))
@@ -105,14 +104,14 @@ class PairCollator:
 class Images(Dataset):
     """The images `first` to `last` - 1 of a split, one tensor each."""
 
-    def __init__(self, split: Split, transform: v2.Transform, first: int, last: int) -> None:
+    def __init__(self, split: Split, transform: ImageTransform, first: int, last: int) -> None:
         self.split, self.transform, self.first, self.last = split, transform, first, last
 
     def __len__(self) -> int:
         return self.last - self.first
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return self.transform(load_image(self.split.path(self.first + index)))
+        return self.transform(load_image(self.split.path(self.first + index), self.transform.at_least))
 
 
 def ignore_signals(worker: int) -> None:
@@ -123,7 +122,7 @@ def ignore_signals(worker: int) -> None:
 
 
 def image_batches(
-    split: Split, transform: v2.Transform, batch_size: int, workers: int, first: int = 0, last: int | None = None
+    split: Split, transform: ImageTransform, batch_size: int, workers: int, first: int = 0, last: int | None = None
 ) -> DataLoader:
     """Batches (B, 3, H, W) of a split's images in order."""
     images = Images(split, transform, first, len(split.records) if last is None else last)

@@ -2,9 +2,10 @@
 
 `splits/{train,val,test}.jsonl` hold one image a line: `image_id`, `image` (path below the image root), `captions`
 (one or more). `splits/dataset.json` beside them names the image root (absolute, or relative to the splits folder),
-the counts, and what made them.
+the counts, and what made them; with `cache`, stages read the scaled copies in `CACHE` instead.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ from rvlr import io
 from rvlr.errors import UserError
 
 SPLITS = ("train", "val", "test")
+CACHE = "../cache"  # from the splits folder
+FEWEST = {"train": 1, "val": 2, "test": 2}  # retrieval ranks at least two
 # Pillow also knows formats that start other programs or read other files, such as EPS
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
@@ -65,6 +68,16 @@ class Split:
         return self.image_root / self.records[index].image
 
 
+def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
+    """The records in the order of a hash of seed and id, which depends neither on their order here nor on a library's
+    random numbers."""
+
+    def draw(record: Record) -> bytes:
+        return hashlib.sha256(f"{seed}:{record.image_id}".encode()).digest()
+
+    return sorted(records, key=draw)
+
+
 def write_splits(folder: Path, splits: Mapping[str, Iterable[Record]], image_root: str, **about: Any) -> None:
     """Write the three split files, then `dataset.json`. `about` is stored in the latter."""
     counts = {}
@@ -79,8 +92,9 @@ def write_splits(folder: Path, splits: Mapping[str, Iterable[Record]], image_roo
     )
 
 
-def read_split(path: Path) -> Split:
-    """Read one split file. Raises UserError naming file and line."""
+def read_split(path: Path, originals: bool = False) -> Split:
+    """Read one split file; `originals`: with the images that the cache is made from. Raises UserError naming file and
+    line."""
     about = io.read_json(path.parent / "dataset.json")
     records = []
     try:
@@ -97,4 +111,5 @@ def read_split(path: Path) -> Split:
                 records.append(record)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the prepare stage first") from None
-    return Split(path.stem, records, (path.parent / about["image_root"]).resolve())
+    root = CACHE if about.get("cache") and not originals else about["image_root"]
+    return Split(path.stem, records, (path.parent / root).resolve())

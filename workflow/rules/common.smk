@@ -8,6 +8,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from rvlr import config as rvlr_config
+from rvlr.config import sources as rvlr_sources
+from rvlr.data import public
 from rvlr.data.records import SPLITS
 from rvlr.errors import UserError
 
@@ -23,15 +25,37 @@ except UserError as error:
 
 DATASET = SETTINGS.dataset.name
 RESULTS = f"results/{DATASET}"
+DOWNLOADS = str(SETTINGS.downloads)
+PUBLIC = isinstance(SETTINGS.dataset, rvlr_config.PublicSet)
+
+# Where sources lie below the downloads: folders of images that are unpacked from an archive, and single files.
+IMAGES_OF = (
+    {
+        f"{SETTINGS.dataset.kind}/images/{folder}": source
+        for folder, source in public.image_sources(SETTINGS.dataset).items()
+    }
+    if PUBLIC
+    else {}
+)
+SOURCE_OF = {
+    known.file: name
+    for name, known in rvlr_sources.KNOWN.items()
+    if name not in IMAGES_OF.values()
+}
+
+
+def one_of(names):
+    """A pattern for wildcards that matches these names alone."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 wildcard_constraints:
     dataset=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     seed=r"\d+",
     split="|".join(SPLITS),
-    model="|".join(map(re.escape, SETTINGS.models)),
-    teacher="|".join(map(re.escape, SETTINGS.teachers)) or "(?!)",
-    student="|".join(map(re.escape, SETTINGS.students)) or "(?!)",
+    model=one_of(SETTINGS.models),
+    teacher=one_of(SETTINGS.teachers),
+    student=one_of(SETTINGS.students),
     run=r"(initial|teacher|student)-[A-Za-z0-9][A-Za-z0-9._-]*",
 
 
@@ -81,15 +105,74 @@ def prepared_images():
     )
 
 
+def source_json(wildcards):
+    """Where a source comes from as one line of JSON."""
+    name = wildcards.source
+    return rvlr_sources.resolve(name, SETTINGS.sources.get(name)).to_json()
+
+
+def source_config(wildcards):
+    """The frozen section of the source that a file or a folder of images is made from."""
+    if hasattr(wildcards, "folder"):
+        name = IMAGES_OF[wildcards.folder]
+    else:
+        name = SOURCE_OF[wildcards.file]
+    return f"{DOWNLOADS}/config/{name}.yaml"
+
+
+def archive_of_images(wildcards):
+    """Where the archive of a folder of images is kept."""
+    return f"{DOWNLOADS}/{rvlr_sources.KNOWN[IMAGES_OF[wildcards.folder]].file}"
+
+
+def fetched_images(wildcards):
+    """The records of the folders of images that a public data set is made of; own photographs lie where they are."""
+    return [f"{DOWNLOADS}/{folder}.json" for folder in IMAGES_OF]
+
+
 def images_of_splits(wildcards):
     """What every stage that opens images reads beside a split file."""
-    images = [f"{RESULTS}/images"] if SETTINGS.dataset.kind == "shapes" else []
+    if SETTINGS.dataset.kind == "shapes":
+        images = [f"{RESULTS}/images"]
+    elif SETTINGS.dataset.cache is not None:
+        images = [f"{RESULTS}/cache"]
+    else:
+        # the preparation of own photographs has opened each of them
+        images = [f"{RESULTS}/verified.json"] if PUBLIC else []
     return [f"{RESULTS}/splits/dataset.json", *images]
 
 
 def source_files(wildcards):
-    """The user's files that the preparation reads."""
+    """The annotations that the preparation reads."""
+    if PUBLIC:
+        names = public.annotation_sources(SETTINGS.dataset)
+        return [f"{DOWNLOADS}/{rvlr_sources.KNOWN[name].file}" for name in names]
     return [str(SETTINGS.dataset.captions)] if SETTINGS.dataset.kind == "custom" else []
+
+
+def weights_of(model):
+    """The weight files of a model, or of a single-modal teacher, that are fetched here."""
+    folders = (f"{path}/" for path in (model.vision.weights, model.text.weights))
+    wanted = tuple(
+        folder.removeprefix(f"{DOWNLOADS}/")
+        for folder in folders
+        if folder.startswith(f"{DOWNLOADS}/")
+    )
+    return [
+        f"{DOWNLOADS}/{file}" for file in SOURCE_OF if f"{file}/".startswith(wanted)
+    ]
+
+
+def weights_of_model(wildcards):
+    """The fetched files that an initial model is made of."""
+    return weights_of(SETTINGS.models[wildcards.model])
+
+
+def weights_of_teacher(wildcards):
+    """The fetched files that a pair of single-modal models is made of."""
+    if is_trained(wildcards.teacher):
+        return []
+    return weights_of(SETTINGS.teachers[wildcards.teacher])
 
 
 def start_of_teacher(wildcards):
@@ -163,6 +246,11 @@ def evaluation_files():
     )
 
 
+def rankings_files():
+    """What each model retrieves and its values query by query, beside every test result."""
+    return [path.replace("test.json", "rankings.npz") for path in evaluation_files()]
+
+
 def metrics_files():
     """The training records that the loss curves are drawn from: those of the first seed."""
     return expand(
@@ -171,8 +259,9 @@ def metrics_files():
 
 
 def summary_files():
-    """The tables."""
-    return multiext(f"{RESULTS}/summary", ".csv", ".md", ".txt")
+    """The tables; the first is shown at the end of the run."""
+    summary = multiext(f"{RESULTS}/summary", ".txt", ".md", ".csv")
+    return [*summary, f"{RESULTS}/comparisons.csv"]
 
 
 def figure_files():
@@ -188,7 +277,7 @@ def figure_files():
 
 def print_summary():
     """Show the table at the end of the run."""
-    table = Path(summary_files()[2])
+    table = Path(summary_files()[0])
     if table.exists():
         print(
             table.read_text(encoding="utf-8"),

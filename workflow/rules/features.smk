@@ -2,6 +2,7 @@ rule extract_features:
     input:
         config="results/{dataset}/config/teacher-{teacher}.yaml",
         model=trained_teacher,
+        weights=weights_of_teacher,
         split="results/{dataset}/splits/train.jsonl",
         images=images_of_splits,
     output:

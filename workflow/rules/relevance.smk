@@ -14,5 +14,5 @@ rule compute_relevance:
         "../../envs/rvlr.yaml"
     threads: 8
     shell:
-        "python -m rvlr relevance --config {input.config} --split {input.split} "
+        "python -m rvlr relevance --config {input.config} --captions {input.split} "
         "--output {output.matrix} --log-file {log}"

@@ -1,10 +1,16 @@
 rule summarise:
     input:
-        evaluation_files(),
+        evaluations=evaluation_files(),
+        rankings=rankings_files(),
     output:
         csv=report(
             "results/{dataset}/summary.csv",
             caption="../report/summary.rst",
+            category="Summary",
+        ),
+        comparisons=report(
+            "results/{dataset}/comparisons.csv",
+            caption="../report/comparisons.rst",
             category="Summary",
         ),
         markdown="results/{dataset}/summary.md",
@@ -16,8 +22,8 @@ rule summarise:
     conda:
         "../../envs/rvlr.yaml"
     shell:
-        "python -m rvlr summarise {input} --csv {output.csv} --markdown {output.markdown} --text {output.text} "
-        "--log-file {log}"
+        "python -m rvlr summarise {input.evaluations} --csv {output.csv} --comparisons {output.comparisons} "
+        "--markdown {output.markdown} --text {output.text} --log-file {log}"
 
 
 rule plot_losses:

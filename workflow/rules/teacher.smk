@@ -3,6 +3,7 @@ rule initialise_model:
         config="results/{dataset}/config/initial-{model}.yaml",
         split="results/{dataset}/splits/train.jsonl",
         about="results/{dataset}/splits/dataset.json",
+        weights=weights_of_model,
     output:
         directory("results/{dataset}/seed{seed}/initial-{model}/model"),
     log:

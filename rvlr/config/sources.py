@@ -1,0 +1,152 @@
+"""Sources: every file that `rvlr` can fetch, where it lies and how it is checked. One table, `KNOWN`.
+
+The configuration's `sources` section lays its own addresses, checksums and files at hand over it. Sizes are bytes;
+checksums are `md5:`, `sha256:` or, for files kept in git, `git:` (the blob id), and None where none is published.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from rvlr.config.base import Section
+
+Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+/\S*$")]
+Checksum = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|git:[0-9a-f]{40})$")]
+
+
+class Source(Section):
+    """Where one file comes from: `addresses`, tried in order, or `existing`, a file or folder at hand. images: how many
+    an archive holds; None if that is not known, or if it holds none."""
+
+    addresses: list[Address] = []
+    size: Annotated[int, Field(ge=1)] | None = None
+    checksum: Checksum | None = None
+    images: Annotated[int, Field(ge=1)] | None = None
+    existing: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.existing is not None and self.addresses:
+            raise ValueError("existing and addresses are both given; give the one that is to be used")
+        return self
+
+
+@dataclass(frozen=True)
+class Known:
+    """A file `rvlr` knows: where it is kept below the folder of downloads, what it is, its terms, its default `source`,
+    and, where it must be asked for, the page to do that."""
+
+    file: str
+    about: str
+    terms: str
+    source: Source
+    request: str | None = None
+
+
+_AUTHORS = (
+    "https://raw.githubusercontent.com/njustkmg/TIP24-Rebalanced_Vision_Language_Retrieval/"
+    "b99c88b2b8bce7c4c70357f8899ba84d0da933c2/data"
+)
+_BERT = "https://huggingface.co/google-bert/bert-base-uncased/resolve/86b5e0934494bd15c9632b12f734a8a67f723594"
+_COCO_TERMS = "captions CC BY 4.0; images under Flickr's terms of use, each under a Creative Commons licence of its own"
+_FLICKR_TERMS = "for research and education only; images under Flickr's terms of use"
+_VIZWIZ_TERMS = "CC BY 4.0"
+
+
+def _annotation(name: str, blob: str, terms: str) -> Known:
+    source = Source(addresses=[f"{_AUTHORS}/{name}.json"], checksum=f"git:{blob}")
+    return Known(f"{name.partition('_')[0]}/{name}.json", "the paper's annotations", terms, source)
+
+
+def _coco_images(name: str, size: int, md5: str, images: int) -> Known:
+    hosts = ("http://images.cocodataset.org", "https://s3.amazonaws.com/images.cocodataset.org")
+    addresses = [f"{host}/zips/{name}.zip" for host in hosts]
+    source = Source(addresses=addresses, size=size, checksum=f"md5:{md5}", images=images)
+    return Known(f"coco/{name}.zip", f"MS-COCO images, {name}", _COCO_TERMS, source)
+
+
+def _vizwiz_images(name: str, images: int) -> Known:
+    address = f"https://vizwiz.cs.colorado.edu/VizWiz_final/images/{name}.zip"
+    source = Source(addresses=[address], images=images)
+    return Known(f"vizwiz/{name}.zip", f"VizWiz images, {name}", _VIZWIZ_TERMS, source)
+
+
+def _bert(file: str, checksum: str | None = None, size: int | None = None) -> Known:
+    source = Source(addresses=[f"{_BERT}/{file}"], checksum=checksum, size=size)
+    return Known(f"weights/bert-base-uncased/{file}", "BERT-base, uncased", "Apache-2.0", source)
+
+
+KNOWN: dict[str, Known] = {
+    "coco-train2014": _coco_images("train2014", 13_510_573_713, "0da8c0bd3d6becc4dcb32757491aca88", 82_783),
+    "coco-val2014": _coco_images("val2014", 6_645_013_297, "a3d79f5ed8d289b7a7554ce06a5782b3", 40_504),
+    "coco-val-captions": _annotation("coco_val", "ce54a507321dd202687ddeee26012aba35758ee8", _COCO_TERMS),
+    "coco-test-captions": _annotation("coco_test", "57ecfdb70b789b61227be54b57d6c525741637dd", _COCO_TERMS),
+    "karpathy-captions": Known(
+        "karpathy/caption_datasets.zip",
+        "Karpathy's splits of MS-COCO, Flickr30K and Flickr8K with captions",
+        "those of the three data sets",
+        Source(
+            addresses=["https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"],
+            size=36_745_453,
+            checksum="sha256:4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
+        ),
+    ),
+    "flickr30k-images": Known(
+        "flickr30k/flickr30k-images.zip",
+        "Flickr30K images",
+        _FLICKR_TERMS,
+        Source(),
+        request="https://shannon.cs.illinois.edu/DenotationGraph/",
+    ),
+    "flickr30k-train-captions": _annotation(
+        "flickr30k_train", "a2b6e9c1db2a75143ad4ae647860c252c9e0ad5f", _FLICKR_TERMS
+    ),
+    "flickr30k-val-captions": _annotation("flickr30k_val", "6e3d32ac71e970d76cfd8ce2c8978615294265fe", _FLICKR_TERMS),
+    "flickr30k-test-captions": _annotation("flickr30k_test", "92124868738912e969efb4482bf56393e4976836", _FLICKR_TERMS),
+    "vizwiz-train-images": _vizwiz_images("train", 23_431),
+    "vizwiz-val-images": _vizwiz_images("val", 7_750),
+    "vizwiz-train-captions": _annotation("vizwiz_train", "cac112f75bbb199ecf861b36e1cf8a056935976d", _VIZWIZ_TERMS),
+    "vizwiz-test-captions": _annotation("vizwiz_test", "a71244f3407c35ce8feaf8820e0d635114da7159", _VIZWIZ_TERMS),
+    "vizwiz-official-captions": Known(
+        "vizwiz/annotations.zip",
+        "VizWiz's own caption annotations",
+        _VIZWIZ_TERMS,
+        Source(addresses=["https://vizwiz.cs.colorado.edu/VizWiz_final/caption/annotations.zip"]),
+    ),
+    "swin-base-22k": Known(
+        "weights/swin_base_patch4_window7_224_22k.pth",
+        "Swin-B of Microsoft, ImageNet-22k, 224 pixels",
+        "MIT",
+        Source(
+            addresses=[
+                "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+                "swin_base_patch4_window7_224_22k.pth"
+            ]
+        ),
+    ),
+    "bert-config": _bert("config.json"),
+    "bert-tokenizer": _bert("tokenizer.json"),
+    "bert-tokenizer-config": _bert("tokenizer_config.json"),
+    "bert-vocabulary": _bert(
+        "vocab.txt", "sha256:07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3", 231_508
+    ),
+    "bert-weights": _bert(
+        "model.safetensors", "sha256:68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3", 440_449_768
+    ),
+}
+
+
+def resolve(name: str, given: Source | None) -> Source:
+    """The source of `name` in the table, with what the configuration gives laid over it.
+
+    Size, checksum and number of images belong to the file and hold for other addresses and files at hand too, unless
+    the configuration gives others, or null.
+    """
+    found = KNOWN[name].source.model_dump()
+    if given is not None:
+        found |= given.model_dump(exclude_unset=True)
+        if given.existing is not None:
+            found["addresses"] = []
+    return Source(**found)

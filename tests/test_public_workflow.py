@@ -1,0 +1,222 @@
+"""The shipped configurations of MS-COCO, Flickr30K and VizWiz: what they plan, and whole runs on miniatures of the data
+that a server on loopback gives, with tiny models."""
+
+import functools
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import miniature
+import pytest
+import yaml
+from conftest import ROOT, TINY_MODEL, TINY_TRAINING
+
+from rvlr.config.sources import KNOWN
+
+pytestmark = pytest.mark.slow
+
+KINDS = ("coco", "flickr30k", "vizwiz")
+# what the shipped files say of models is laid over, key by key; the shared training section has more keys than TINY's
+MODELS = {
+    "coco": {
+        "vision": {
+            "options": {**miniature.SWIN, "drop_path_rate": 0.0, "window_size": 4},
+            "image_size": 32,
+        },
+        "text": {"text_layers": 1, "fusion_layers": 2, "max_tokens": 16},
+        "embed_dim": 8,
+    },
+    "flickr30k": {
+        "vision": {**TINY_MODEL["vision"], "weights": "random"},
+        "text": {"text_layers": 1, "fusion_layers": 2, "max_tokens": 16},
+        "embed_dim": 8,
+    },
+    "vizwiz": {
+        "vision": {**TINY_MODEL["vision"], "weights": "random"},
+        "text": {"weights": "random", **{key: TINY_MODEL["text"][key] for key in ("size", "text_layers")}},
+        "embed_dim": 8,
+    },
+}
+TRAINING = {**TINY_TRAINING, "epochs": 1, "processes": 1}
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A folder with all files of the miniatures, and the address where they are served."""
+    folder = tmp_path_factory.mktemp("served")
+    for kind in KINDS:
+        getattr(miniature, f"make_{kind}")(folder)
+        # the archive of Karpathy's captions is one file with all data sets; here each run gets its own
+        captions = folder / KNOWN["karpathy-captions"].file
+        if captions.exists():
+            captions.rename(folder / f"karpathy-{kind}.zip")
+    miniature.make_weights(folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def sources(kind: str, place: str) -> dict[str, dict[str, Any]]:
+    """Every source at another place: an address, or a folder of files at hand."""
+    found = {}
+    for name, known in KNOWN.items():
+        path = f"{place}/{known.file if name != 'karpathy-captions' else f'karpathy-{kind}.zip'}"
+        where = {"addresses": [path]} if place.startswith("http") else {"existing": path}
+        found[name] = {**where, "size": None, "checksum": None, "images": None}
+    return found
+
+
+def settings(kind: str, place: str) -> dict[str, Any]:
+    counts = {**miniature.COUNTS, **({"train": 20, "val": None} if kind == "vizwiz" else {})}
+    return {
+        "dataset": {"counts": counts, **({"val_images": 6} if kind == "vizwiz" else {})},
+        "seeds": [0],
+        "models": {"base": MODELS[kind]},
+        "training": TRAINING,
+        "evaluation": {"candidates": 4, "workers": 0, "untrained": False, "queries_shown": 0, "subsets": ["first-3"]},
+        "sources": sources(kind, place),
+    }
+
+
+def snakemake(
+    folder: Path, kind: str, overlays: list[Any], *options: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    program += ["--workflow-profile", str(ROOT / "profiles/default"), "--configfile", str(ROOT / f"config/{kind}.yaml")]
+    for number, overlay in enumerate(overlays):
+        (folder / f"{number}.yaml").write_text(yaml.safe_dump(overlay))
+        program.append(str(folder / f"{number}.yaml"))
+    return subprocess.run(
+        [*program, *options], capture_output=True, text=True, check=False, env={**os.environ, **variables}
+    )
+
+
+def plan(output: str) -> Counter[str]:
+    return Counter(re.findall(r"^(?:local)?rule (\w+):", output, flags=re.MULTILINE))
+
+
+# --- plans -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_published_configuration_is_planned_without_any_data(kind: str, tmp_path: Path) -> None:
+    done = snakemake(tmp_path, kind, [], "--dry-run", "--resources", "gpu=2")
+    assert done.returncode == 0, done.stderr
+    planned = plan(done.stdout + done.stderr)
+    images = {"coco": 2, "flickr30k": 1, "vizwiz": 2}[kind]
+    weights = 6  # one of Swin, five of BERT
+    annotations = {"coco": 3, "flickr30k": 3, "vizwiz": 2}[kind]
+    assert planned["fetch_images"] == images
+    assert planned["fetch_file"] == weights + annotations
+    assert planned["freeze_source"] == images + weights + annotations
+    assert planned["verify_images"] == planned["prepare_data"] == planned["compute_relevance"] == 1
+    assert planned["initialise_model"] == planned["train_teacher"] == planned["extract_features"] == 3
+    assert planned["train_student"] == 6
+    assert planned["evaluate_model"] == 12
+    assert not list(tmp_path.glob("downloads/*"))
+
+
+def test_the_ablations_of_the_paper_share_one_teacher(tmp_path: Path) -> None:
+    overlay = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    planned = plan(snakemake(tmp_path, "flickr30k", [overlay], "--dry-run", "--resources", "gpu=2").stdout)
+    assert planned["train_teacher"] == planned["extract_features"] == 3
+    assert planned["train_student"] == 3 * (2 + len(overlay["students"]))
+
+
+# --- whole runs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_workflow_runs_from_download_to_tables(kind: str, served: tuple[Path, str], tmp_path: Path) -> None:
+    overlay = settings(kind, served[1])
+    done = snakemake(tmp_path, kind, [overlay])
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = tmp_path / f"results/{kind}"
+    for run in ("teacher-itc-itm", "student-rvlr", "student-continued"):
+        found = json.loads((results / f"seed0/{run}/eval/test.json").read_text())
+        assert found["counts"] == {"images": 6, "captions": 30}
+        assert set(found["protocols"]) == {"corrected", "paper", "corrected/first-3", "paper/first-3"}
+    counts = json.loads((results / "splits/dataset.json").read_text())["counts"]
+    assert {name: count["images"] for name, count in counts.items()} == miniature.COUNTS
+    assert (results / "verified.json").exists()
+    assert "Terms: " in done.stderr
+    if kind == "vizwiz":
+        assert found["notes"][0].startswith("Val is 6 images drawn from train with seed 0, ")
+        assert "- Data: Val is 6 images drawn from train" in (results / "summary.md").read_text()
+    # neither another address nor a server that is gone makes anything run again
+    overlay["sources"] = sources(kind, "http://127.0.0.1:9")
+    again = snakemake(tmp_path, kind, [overlay], "--dry-run")
+    assert set(plan(again.stdout)) <= {"freeze_source", "all"}, again.stdout
+
+
+REFUSE = """
+import socket
+
+def refused(*arguments):
+    raise OSError("this test refuses the network")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refused
+"""
+
+
+@pytest.fixture
+def no_network(tmp_path: Path) -> dict[str, str]:
+    """Environment variables under which no Python process can open a connection."""
+    folder = tmp_path / "refuse"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(REFUSE)
+    variables = {"PYTHONPATH": str(folder)}
+    program = [sys.executable, "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9')"]
+    done = subprocess.run(program, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    assert "this test refuses the network" in done.stderr
+    return variables
+
+
+def test_with_files_at_hand_nothing_touches_the_network(
+    served: tuple[Path, str], tmp_path: Path, no_network: dict[str, str]
+) -> None:
+    """Folders and archives of images, annotations and weights, all named by `existing`."""
+    overlay = settings("coco", str(served[0]))
+    folder = tmp_path / "photos/train2014"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(served[0] / KNOWN["coco-train2014"].file) as archive:
+        archive.extractall(folder.parent)
+    overlay["sources"]["coco-train2014"]["existing"] = str(folder)
+    done = snakemake(tmp_path, "coco", [overlay], "--until", "train_teacher", **no_network)
+    assert done.returncode == 0, done.stdout + done.stderr
+    downloads = tmp_path / "downloads"
+    assert (downloads / "coco/images/train2014").readlink() == folder
+    assert (downloads / "coco/val2014.zip").is_symlink()
+    assert (downloads / "weights/bert-base-uncased/model.safetensors").is_symlink()
+    assert len(list((downloads / "coco/images/val2014").glob("*.jpg"))) == 18
+
+
+def test_a_missing_piece_is_named_with_where_to_get_it(
+    served: tuple[Path, str], tmp_path: Path, no_network: dict[str, str]
+) -> None:
+    overlay = settings("flickr30k", str(served[0]))
+    del overlay["sources"]["flickr30k-images"]
+    done = snakemake(tmp_path, "flickr30k", [overlay], "--until", "fetch_images", **no_network)
+    assert done.returncode != 0
+    assert "sources.flickr30k-images" in done.stderr
+    assert "https://shannon.cs.illinois.edu/DenotationGraph/" in done.stderr
+    overlay["sources"]["flickr30k-images"] = {"addresses": ["http://127.0.0.1:9/images.zip"]}
+    done = snakemake(tmp_path, "flickr30k", [overlay], "--until", "fetch_images", **no_network)
+    assert done.returncode != 0
+    assert "http://127.0.0.1:9/images.zip" in done.stderr
