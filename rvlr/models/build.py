@@ -16,6 +16,7 @@ from rvlr import config, io
 from rvlr.data.text import learn_tokenizer
 from rvlr.errors import UserError
 from rvlr.log import logger
+from rvlr.models.hub import local_first
 from rvlr.models.retrieval import RetrievalConfig, RetrievalModel
 
 
@@ -28,7 +29,7 @@ def initialise(section: config.Model, seed: int, captions: Sequence[str], output
         bert, source = BertConfig(vocab_size=len(tokenizer), **text.size.model_dump()), None
     else:
         source = load_bert(text)
-        bert, tokenizer = source.config, AutoTokenizer.from_pretrained(text.weights)
+        bert, tokenizer = source.config, local_first(AutoTokenizer.from_pretrained, text.weights)
     vision = section.vision
     model = RetrievalModel(
         RetrievalConfig(
@@ -50,9 +51,13 @@ def initialise(section: config.Model, seed: int, captions: Sequence[str], output
 def load_bert(text: config.Text) -> BertModel:
     """A pretrained BERT from a local folder or the hub. Raises UserError if it is none or has too few layers."""
     try:
-        found = AutoConfig.from_pretrained(text.weights)
+        found = local_first(AutoConfig.from_pretrained, text.weights)
     except (OSError, ValueError) as error:
-        raise UserError(f"text.weights: {text.weights!r} is no folder or hub name of a BERT: {error}") from error
+        raise UserError(
+            f"text.weights: {text.weights!r} is no folder with a BERT, nor a name in the hub's cache or on the hub: "
+            f"{error}\nwithout a network, give a folder, or fetch it where there is one: hf download "
+            f"{text.weights}"
+        ) from error
     if found.model_type != "bert":
         raise UserError(
             f"text.weights: {text.weights} holds a {found.model_type!r} model; the text encoder must be a BERT"
@@ -65,7 +70,7 @@ def load_bert(text: config.Text) -> BertModel:
         raise UserError(
             f"text.max_tokens: {text.max_tokens} exceeds the {found.max_position_embeddings} of {text.weights}"
         )
-    return BertModel.from_pretrained(text.weights, add_pooling_layer=False, dtype=torch.float32)
+    return local_first(BertModel.from_pretrained, text.weights, add_pooling_layer=False, dtype=torch.float32)
 
 
 def _copy_bert(source: BertModel, model: RetrievalModel) -> None:

@@ -14,6 +14,8 @@ from timm.models import load_state_dict
 from torch import nn
 
 from rvlr.errors import UserError
+from rvlr.models.hub import cached_timm_weights
+from rvlr.models.pickles import refusal
 
 
 class VisionEncoder(nn.Module):
@@ -21,7 +23,8 @@ class VisionEncoder(nn.Module):
 
     name: a timm model name. options: further arguments of `timm.create_model` (depths, window_size, ...).
     image_size: side of the square input in pixels. weights: None for random ones, "pretrained" for timm's own
-    (from its cache or the hub), or a local .safetensors or .pth file in timm's key layout.
+    (from its cache or the hub), or a local .safetensors or .pth file in a key layout that timm knows: its own, or that
+    of the code the weights were released with, such as Microsoft's Swin checkpoints of 2021.
     """
 
     def __init__(self, name: str, image_size: int, options: dict[str, Any], weights: str | Path | None = None) -> None:
@@ -56,6 +59,8 @@ def _create(name: str, image_size: int, options: dict[str, Any], weights: str | 
     arguments = dict(options)
     if timm.get_pretrained_cfg(name).fixed_input_size:
         arguments["img_size"] = image_size
+    if weights == "pretrained" and (cached := cached_timm_weights(name)) is not None:
+        arguments["pretrained_cfg_overlay"] = {"file": str(cached)}
     try:
         backbone = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0, **arguments)
     except Exception as error:
@@ -70,16 +75,22 @@ def _create(name: str, image_size: int, options: dict[str, Any], weights: str | 
 
 
 def _load(backbone: nn.Module, name: str, path: Path) -> None:
-    """Load a local file, resized and renamed where timm knows how; only a classifier may be left over."""
+    """Load a local file, resized and renamed where timm knows how; only a classifier may be left over.
+
+    Swin's relative position bias tables are resized to the configured window: offsets near the centre keep their
+    values, those farther out are spread in a geometric progression (BEiT), linear in between.
+    """
     if not path.is_file():
         raise UserError(f"vision.weights: no file {path}; give a .safetensors or .pth file, 'pretrained' or 'random'")
     adapt = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     try:
         state = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # unpickling and safetensors errors have no common base
+        raise UserError(f"vision.weights: {path} does not load: {refusal(path, error)}") from error
+    try:
         state = adapt(state, backbone) if adapt is not None else state
         missing, unexpected = backbone.load_state_dict(state, strict=False)
-    except Exception as error:
-        # unpickling errors, safetensors errors and size mismatches have no common base
+    except Exception as error:  # timm's adapters expect the layouts they know and fail in many ways on others
         raise UserError(f"vision.weights: {path} does not load into timm's {name!r}: {error}") from error
     classifier = backbone.pretrained_cfg.get("classifier") or ()
     classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
