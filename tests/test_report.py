@@ -1,4 +1,4 @@
-"""Tables, figures and sheets: right numbers in the right places, nothing averaged that does not belong together."""
+"""Tables and figures: right numbers in the right places, nothing averaged that does not belong together."""
 
 import csv
 import json
@@ -8,32 +8,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import coloured, pixels_of
 
-from rvlr.data.records import Record, Split
 from rvlr.errors import UserError
-from rvlr.report import figures, sheets, summary
+from rvlr.report import compare, figures, summary
 
 CROSS = [f"{direction}_{what}" for direction in ("i2t", "t2i") for what in ("r@1", "r@5", "r@10", "mean")]
 LISTS = [f"{direction}_ndcg@{k}" for direction in ("i2i", "t2t", "i2it", "t2it") for k in (10, 20, 50)]
 METRICS = [*CROSS, "r_mean", "r_sum", *LISTS]
 INPUTS = {"split_checksum": "c0ffee", "relevance_sha256": "facade"}
-GREEN, RED = (0x00, 0x9E, 0x73), (0xD5, 0x5E, 0x00)
+IDS = {
+    "image_ids": np.array(["a", "b", "c", "d"]),
+    "caption_ids": np.array([f"{image}#{number}" for image in "abcd" for number in range(2)]),
+}
 
 Evaluate = Callable[..., Path]
 
 
 @pytest.fixture
 def evaluate(tmp_path: Path) -> Evaluate:
-    """Writes an evaluation whose metrics are all `value`, but for those given by name."""
+    """Writes an evaluation whose metrics are all `value`, but for those given by name, and rankings with per-query
+    values that are all alike, of four images with two captions each."""
 
     def write(run: str, seed: int = 0, value: float = 50.0, metrics: dict | None = None, **fields: object) -> Path:
-        corrected = dict.fromkeys(METRICS, value) | {"i2t_median_rank": 2.0} | (metrics or {})
+        ranks = {"i2t_median_rank": 2.0, "t2i_median_rank": 3.5}
+        corrected = dict.fromkeys(METRICS, value) | ranks | (metrics or {})
         content = {
             "run": run,
             "seed": seed,
             "split": "test",
             "counts": {"images": 400, "captions": 2000},
+            "notes": ["val is held out of train"],
             "config": {"candidates": 64},
             "inputs": INPUTS,
             "protocols": {"corrected": corrected, "paper": dict.fromkeys(METRICS, value / 2)},
@@ -42,28 +47,34 @@ def evaluate(tmp_path: Path) -> Evaluate:
         path = tmp_path / f"seed{seed}" / run / "eval" / f"{len(list(tmp_path.rglob('*.json')))}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content | fields))
+        values = {}
+        for name in compare.PER_QUERY:
+            queries = np.arange(len(IDS["image_ids" if name[0] == "i" else "caption_ids"]))
+            values[f"per_query/{name}"] = np.full(len(queries), corrected[name], dtype=np.float32)
+            values[f"per_query/{name.partition('_')[0]}_query"] = queries
+        np.savez(path.with_name("rankings.npz"), **IDS, **values)
         return path
 
     return write
 
 
 def parse_tables(markdown: str) -> dict[tuple[str, str], dict[str, dict[str, str]]]:
-    """(protocol, section) -> run -> column -> cell."""
+    """(protocol, section) -> run -> column -> cell, and ("Differences", pair) -> metric -> column -> cell."""
     tables: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     protocol = section = ""
     header: list[str] = []
     for line in markdown.splitlines():
         if line.startswith("## "):
-            protocol = line.removeprefix("## Protocol ").strip("`")
+            protocol = line.removeprefix("## ").removeprefix("Protocol ").strip("`")
         elif line.startswith("### "):
             section = line.removeprefix("### ")
         elif line.startswith("|"):
             cells = [cell.strip() for cell in line.strip("|").split("|")]
-            if cells[0] == "run":
+            if cells[0] in ("run", "metric"):
                 header = cells
             elif not cells[0].startswith(":-"):
                 row = dict(zip(header, cells, strict=True))
-                tables.setdefault((protocol, section), {})[row.pop("run")] = row
+                tables.setdefault((protocol, section), {})[row.pop(header[0])] = row
     return tables
 
 
@@ -71,19 +82,24 @@ def parse_tables(markdown: str) -> dict[tuple[str, str], dict[str, dict[str, str
 
 
 @pytest.fixture
-def written(evaluate: Evaluate, tmp_path: Path) -> tuple[list[dict[str, str]], str, list[Path]]:
-    """The CSV, the Markdown and their sources: an untrained model, a teacher, a student of three seeds."""
+def written(evaluate: Evaluate, tmp_path: Path) -> tuple[list[dict[str, str]], str, list[dict[str, str]]]:
+    """CSV, Markdown and CSV of differences, of an untrained model, a teacher and two students, one of three seeds."""
     paths = [
         evaluate("student-rvlr", 0, 60),
         evaluate("student-rvlr", 2, 63),
         evaluate("student-rvlr", 1, 66, {"i2t_r@1": 61}),
         evaluate("initial-small", 0, 99),
         evaluate("teacher-a", 0, 40, {"t2i_r@5": 80.0}),
-        evaluate("student-plain", 0, 62.96),
+        evaluate("student-plain", 0, 62.96, {"i2t_median_rank": 1.5}),
     ]
-    summary.summarise(paths, tmp_path / "out" / "s.csv", tmp_path / "out" / "s.md")
-    with (tmp_path / "out" / "s.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream)), (tmp_path / "out" / "s.md").read_text(), paths
+    scores, differences = tmp_path / "out" / "s.csv", tmp_path / "out" / "c.csv"
+    summary.summarise(paths, scores, differences, tmp_path / "out" / "s.md")
+    return rows_of(scores), (tmp_path / "out" / "s.md").read_text(), rows_of(differences)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def test_csv_holds_mean_and_sample_deviation_of_everything(written) -> None:
@@ -106,16 +122,24 @@ def test_csv_holds_mean_and_sample_deviation_of_everything(written) -> None:
     assert (student["split"], student["images"], student["captions"]) == ("test", "400", "2000")
 
 
+def test_notes_on_the_data_stand_above_the_tables(written, evaluate: Evaluate) -> None:
+    assert "\n- Data: val is held out of train\n" in written[1]
+    assert "\nData: val is held out of train\n" in summary.table([evaluate("teacher-b", 0, 40)])
+
+
 def test_markdown_orders_runs_and_marks_the_best_trained(written) -> None:
     _, markdown, _ = written
     tables = parse_tables(markdown)
-    assert [*tables] == [(p, s) for p in ("corrected", "paper") for s in ("Cross-modal", "Single-modal", "Mixed")]
-    for table in tables.values():
+    plain = [(p, s) for p in ("corrected", "paper") for s in ("Cross-modal", "Single-modal", "Mixed")]
+    assert [key for key in tables if key[0] != "Differences"] == plain
+    for table in map(tables.get, plain):
         assert [*table] == ["initial-small", "teacher-a", "student-rvlr", "student-plain"]
         assert [row["seeds"] for row in table.values()] == ["1", "1", "3", "1"]
         assert not any("**" in cell for cell in table["initial-small"].values())
     cross = tables["corrected", "Cross-modal"]
-    assert [*cross["teacher-a"]] == ["seeds", *(f"{d} R@{k}" for d in ("I→T", "T→I") for k in (1, 5, 10)), "R-mean"]
+    columns = ["seeds", *(f"{d} R@{k}" for d in ("I→T", "T→I") for k in (1, 5, 10)), "R-mean", "R-sum"]
+    assert [*cross["teacher-a"]] == [*columns, "I→T median rank", "T→I median rank"]
+    assert [*tables["paper", "Cross-modal"]["teacher-a"]] == columns  # which has no median ranks
     assert {run: row["T→I R@5"] for run, row in cross.items()} == {
         "initial-small": "99.0",
         "teacher-a": "**80.0**",
@@ -125,6 +149,9 @@ def test_markdown_orders_runs_and_marks_the_best_trained(written) -> None:
     # 63 and 62.96 print alike, so neither is better
     assert (cross["student-rvlr"]["R-mean"], cross["student-plain"]["R-mean"]) == ("**63.0 ± 3.0**", "**63.0**")
     assert (cross["student-rvlr"]["I→T R@1"], cross["student-plain"]["I→T R@1"]) == ("61.3 ± 1.5", "**63.0**")
+    # the lower the better
+    assert [row["I→T median rank"] for row in cross.values()] == ["2.0", "2.0", "2.0 ± 0.0", "**1.5**"]
+    assert [row["T→I median rank"] for row in cross.values()] == ["3.5", "**3.5**", "**3.5 ± 0.0**", "**3.5**"]
     assert [*tables["paper", "Mixed"]["teacher-a"]][1:] == [
         f"{d} NDCG@{k}" for d in ("I→IT", "T→IT") for k in (10, 20, 50)
     ]
@@ -132,9 +159,65 @@ def test_markdown_orders_runs_and_marks_the_best_trained(written) -> None:
     assert "R@K: hit: at least one right item among the first K" in markdown
 
 
+def test_differences_are_told_with_what_they_rest_on(written) -> None:
+    _, markdown, rows = written
+    tables = {pair: table for (part, pair), table in parse_tables(markdown).items() if part == "Differences"}
+    assert [*tables] == ["student-rvlr minus teacher-a", "student-plain minus teacher-a"]
+    for table in tables.values():
+        lists = [f"{way} NDCG@10" for way in ("I→I", "T→T", "I→IT", "T→IT")]
+        assert [*table] == ["I→T R@1", "T→I R@1", "R-mean", *lists]
+    row = tables["student-plain minus teacher-a"]["I→T R@1"]
+    # alike in all four images: 2 of 16 ways to exchange them make a difference as large
+    p = row.pop("p")
+    assert float(p) == pytest.approx(2 / 16, abs=0.02)
+    assert row == {"difference": "+22.96", "95 % interval": "+22.96 to +22.96"}
+    # the mean over the recalls, of which one of the teacher is 40 more; r_mean of the evaluations is made up
+    assert tables["student-plain minus teacher-a"]["R-mean"]["difference"] == f"{22.96 - 40 / 6:+.2f}"
+    assert len(rows) == 2 * 22
+    first = rows[0]
+    assert {name: first[name] for name in ("run", "reference", "protocol", "seeds", "reference_seeds", "images")} == {
+        "run": "student-rvlr",
+        "reference": "teacher-a",
+        "protocol": "corrected",
+        "seeds": "0",
+        "reference_seeds": "0",
+        "images": "4",
+    }
+    assert [first[name] for name in ("metric", "difference", "low", "high")] == ["i2t_r@1", *["20.000000"] * 3]
+    assert "Seed 0 of both." in markdown
+    for told in ("10,000 resamples of the 4 images", "unadjusted for the number", "one seed tells nothing of that"):
+        assert told in markdown
+
+
+def test_differences_name_the_seeds(evaluate: Evaluate, tmp_path: Path) -> None:
+    runs = {"student-continued": (0, 1), "student-a": (1, 0, 2), "teacher-a": (3, 4)}
+    paths = [evaluate(run, seed, 50 + seed) for run, seeds in runs.items() for seed in seeds]
+    summary.summarise(paths, tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    markdown = (tmp_path / "s.md").read_text()
+    assert "### student-a minus student-continued\n\nSeeds 0, 1 of both.\n" in markdown
+    assert "### teacher-a minus student-continued\n\nSeeds 3, 4 against seeds 0, 1.\n" in markdown
+    assert "one seed" not in markdown
+    told = ("run", "seeds", "reference_seeds", "difference")
+    assert {tuple(row[name] for name in told) for row in rows_of(tmp_path / "c.csv") if row["metric"] != "r_sum"} == {
+        ("teacher-a", "3 4", "0 1", "3.000000"),
+        ("student-a", "0 1", "0 1", "0.000000"),
+    }
+    before = (tmp_path / "c.csv").read_bytes(), markdown
+    summary.summarise(paths, tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    assert before == ((tmp_path / "c.csv").read_bytes(), (tmp_path / "s.md").read_text())
+
+
+def test_one_trained_run_has_nothing_to_differ_from(evaluate: Evaluate, tmp_path: Path) -> None:
+    paths = [evaluate("initial-a"), evaluate("teacher-a")]
+    summary.summarise(paths, tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    assert "Differences" not in (tmp_path / "s.md").read_text()
+    header = "run,reference,protocol,seeds,reference_seeds,images,metric,difference,low,high,p\n"
+    assert (tmp_path / "c.csv").read_text() == header
+
+
 def test_one_seed_has_no_spread(evaluate: Evaluate, tmp_path: Path) -> None:
     paths = [evaluate("initial-a"), evaluate("teacher-a", provenance={"commit": None})]
-    summary.summarise(paths, tmp_path / "s.csv", tmp_path / "s.md")
+    summary.summarise(paths, tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     markdown = (tmp_path / "s.md").read_text()
     assert "±" not in markdown
     assert "One seed: no spread" in markdown
@@ -200,20 +283,6 @@ def test_a_run_counts_once_per_seed(evaluate: Evaluate) -> None:
 
 
 # --- figures ------------------------------------------------------------------------------------------------
-
-
-def pixels_of(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert not image.text  # neither time nor version, so that the same figure has the same bytes
-        return np.asarray(image.convert("RGB")).astype(int)
-
-
-def coloured(pixels: np.ndarray, colour: str | tuple[int, int, int]) -> np.ndarray:
-    """Where (rows, columns) a colour is."""
-    if isinstance(colour, str):
-        colour = tuple(int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return (np.abs(pixels - np.array(colour)) <= 2).all(axis=2)
 
 
 def log_of(path: Path, terms: dict[str, float], scores: list[float]) -> Path:
@@ -288,133 +357,3 @@ def test_what_is_no_training_log_is_refused(tmp_path: Path, text: str | None, me
     with pytest.raises(UserError, match=message) as error:
         figures.plot_losses({"teacher-a": path}, tmp_path / "losses.png")
     assert str(path) in str(error.value)
-
-
-# --- sheets -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def split(tmp_path: Path) -> Split:
-    """Eight images of differing shapes, one plain grey level each, with two captions each."""
-    sizes = [(64, 64), (200, 150), (150, 200), (500, 100), (64, 64), (33, 200), (300, 300), (20, 20)]
-    records = []
-    for number, size in enumerate(sizes):
-        Image.new("RGB", size, (30 * number,) * 3).save(tmp_path / f"{number}.png")
-        texts = (f"number {number} costs $5 and ${number}_x", "a long caption " * (number * 10) + "at last .")
-        records.append(Record(f"id-{number}", f"{number}.png", texts))
-    return Split("test", records, tmp_path)
-
-
-@pytest.fixture
-def rankings(split: Split, tmp_path: Path) -> Path:
-    """Text to image has the right image second, image to text the right captions first, the last query excepted."""
-    images, captions = np.arange(8), np.arange(16)
-    t2i = np.array([[(c // 2 + 1) % 8, *np.delete(np.roll(images, -(c // 2)), 1)] for c in captions])
-    i2t = np.array([np.roll(captions, -2 * i) for i in images])
-    stored = {
-        "image_ids": np.array([record.image_id for record in split.records]),
-        "caption_ids": np.array([f"id-{c // 2}#{c % 2}" for c in captions]),
-        "t2i": t2i,
-        "i2t": i2t,
-        "i2i": np.array([np.delete(np.roll(images, -i), 0) for i in images]),
-        "t2t": np.array([np.delete(np.roll(captions, -c), 0) for c in captions]),
-    }
-    for direction in ("t2i", "i2t", "i2i", "t2t"):
-        stored[direction] = stored[direction].astype(np.int32)
-        stored[f"{direction}_query"] = np.arange(len(stored[direction]), dtype=np.int32)
-    np.savez(tmp_path / "rankings.npz", **stored)
-    return tmp_path / "rankings.npz"
-
-
-def frames(pixels: np.ndarray, colour: tuple[int, int, int]) -> list[int]:
-    """The columns of `sheets` (0 is the first) in which the upper edge of a frame of this colour lies."""
-    found = []
-    for number in range(sheets.IMAGES):
-        left = sheets.MARGIN + sheets.RIGHT + number * (sheets.BOX + sheets.SPACING)
-        width = coloured(pixels[:, left : left + sheets.BOX], colour).sum(axis=1).max()
-        if width > 30:
-            found.append(number)
-    return found
-
-
-def test_frames_tell_right_from_wrong(rankings: Path, split: Split, tmp_path: Path) -> None:
-    sheets.draw_cross_modal(rankings, split, 1, tmp_path / "out" / "sheet.png", "student-rvlr")
-    pixels = pixels_of(tmp_path / "out" / "sheet.png")
-    upper = pixels[: pixels.shape[0] // 2]
-    assert pixels.shape[1] == sheets.WIDTH
-    assert frames(upper, GREEN) == [1]
-    assert frames(upper, RED) == [0, 2, 3, 4, 5]
-    # the query is caption 8, of image 4: the green frame holds that image's grey, as a square of the full box
-    left = sheets.MARGIN + sheets.RIGHT + sheets.BOX + sheets.SPACING
-    inner = coloured(upper[:, left : left + sheets.BOX], (120, 120, 120))
-    side = sheets.BOX - 2 * sheets.FRAME
-    assert (inner.sum(axis=1) == side).sum() == side
-    assert np.flatnonzero(inner.sum(axis=0) >= side).tolist() == list(range(sheets.FRAME, sheets.FRAME + side))
-    # image to text: two right captions, three wrong ones
-    last_frame = np.flatnonzero(coloured(pixels, RED).sum(axis=1) > 100)[-1]
-    marks = pixels[last_frame + 60 :, sheets.MARGIN + sheets.RIGHT :][:, : sheets.INDENT]
-    assert bands(coloured(marks, GREEN)) == 2
-    assert bands(coloured(marks, RED)) == 3
-
-
-def bands(where: np.ndarray) -> int:
-    """How many separate stretches of rows there are."""
-    rows = np.flatnonzero(where.any(axis=1))
-    return int((np.diff(rows) > 3).sum()) + 1 if len(rows) else 0
-
-
-def test_single_modal_lists_show_no_wrong_ones(rankings: Path, split: Split, tmp_path: Path) -> None:
-    sheets.draw_single_modal(rankings, split, 2, tmp_path / "sheet.png", "student-rvlr")
-    pixels = pixels_of(tmp_path / "sheet.png")
-    assert not coloured(pixels, RED).any()
-    marks = pixels[:, sheets.MARGIN + sheets.RIGHT :][:, : sheets.INDENT]
-    assert bands(coloured(marks, GREEN)) == 2
-
-
-def test_same_queries_and_bytes_every_time(rankings: Path, split: Split, tmp_path: Path) -> None:
-    ranked = (np.arange(100, 116), np.zeros((16, 3)))
-    assert [query for query, _ in sheets._chosen(ranked, 4)] == [102, 106, 110, 114]
-    assert [query for query, _ in sheets._chosen(ranked, 50)] == [*range(100, 116)]
-    for draw in (sheets.draw_cross_modal, sheets.draw_single_modal):
-        draw(rankings, split, 3, tmp_path / "a.png", "run")
-        draw(rankings, split, 3, tmp_path / "b.png", "run")
-        assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_small_renderings_stay_sharp_and_photographs_keep_their_shape() -> None:
-    checkers = (np.indices((8, 8)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    enlarged = sheets._fit(Image.fromarray(checkers).convert("RGB"), 200, 300)
-    assert enlarged.shape == (200, 200, 3)
-    assert ((enlarged < 5) | (enlarged > 250)).mean() == 1
-    assert sheets._fit(Image.new("RGB", (500, 333)), 200, 200).shape == (133, 200, 3)
-    assert sheets._fit(Image.new("RGB", (1000, 2)), 200, 200).shape == (1, 200, 3)
-
-
-def test_text_is_wrapped_within_its_width() -> None:
-    text = "A man in a blue shirt is standing on a ladder cleaning a window . " * 3
-    lines = sheets._wrap(text, 11.5, 390, 4, "normal")
-    assert len(lines) == 4
-    assert lines[-1].endswith("…")
-    assert all(sheets._width(line, 11.5, "normal") <= 390 for line in lines)
-    assert not any(line.startswith(".") for line in lines)
-    assert sheets._wrap("short .", 11.5, 390, 4, "normal") == ["short ."]
-    endless = sheets._wrap("m" * 200, 11.5, 390, 4, "normal")
-    assert len(endless) == 1
-    assert endless[0].endswith("m…")
-
-
-def test_rankings_of_other_data_are_refused(rankings: Path, split: Split, tmp_path: Path) -> None:
-    fewer = Split("test", split.records[:-1], split.image_root)
-    with pytest.raises(UserError, match="ranks other data than the split 'test'"):
-        sheets.draw_cross_modal(rankings, fewer, 1, tmp_path / "sheet.png", "run")
-    with pytest.raises(UserError, match="no such file"):
-        sheets.draw_cross_modal(tmp_path / "none.npz", split, 1, tmp_path / "sheet.png", "run")
-    with pytest.raises(UserError, match="queries_shown"):
-        sheets.draw_single_modal(rankings, split, 0, tmp_path / "sheet.png", "run")
-    (tmp_path / "broken.npz").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"broken\.npz: not the rankings of a run"):
-        sheets.draw_single_modal(tmp_path / "broken.npz", split, 1, tmp_path / "sheet.png", "run")
-    np.savez(tmp_path / "empty.npz", image_ids=np.array(["a"]))
-    with pytest.raises(UserError, match="caption_ids"):
-        sheets.draw_single_modal(tmp_path / "empty.npz", split, 1, tmp_path / "sheet.png", "run")
-    assert not (tmp_path / "sheet.png").exists()

@@ -5,6 +5,7 @@ first 100 items of every query's list and the per-query values, so that figures 
 """
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rvlr import config, io, relevance
 from rvlr.data.records import Split, read_split
+from rvlr.errors import UserError
 from rvlr.evaluation import protocols
-from rvlr.evaluation.encode import encode
+from rvlr.evaluation.encode import Encoded, encode
 from rvlr.evaluation.rerank import rerank
 from rvlr.log import logger
 from rvlr.models import build
@@ -35,33 +37,39 @@ def score(
 ) -> protocols.Inputs:
     """Encode a split and re-rank the candidates; `relevant` is the relevance matrix where it is needed."""
     encoded = encode(model, tokenizer, split, section.batch_size, section.workers)
-    scores_i2t, scores_t2i = rerank(model, encoded, section.candidates)
-    shape = (len(split.captions), len(split.records))
-    return protocols.Inputs(
-        image_embeds=encoded.image_embeds.float().cpu().numpy(),
-        text_embeds=encoded.text_embeds.float().cpu().numpy(),
-        scores_i2t=scores_i2t.numpy(),
-        scores_t2i=scores_t2i.numpy(),
-        relevance=np.broadcast_to(np.float32(0), shape) if relevant is None else relevant,
-        caption_image=split.caption_image,
-    )
+    return _rerank(model, encoded, split.caption_image, relevant, section.candidates)
 
 
 def evaluate(
     section: config.Scoring, run: str, seed: int, model_folder: Path, split_file: Path, matrix: Path, output: Path
 ) -> None:
-    """Evaluate one model on one split, with both protocols."""
+    """Evaluate one model on one split and its subsets, with both protocols."""
     split = read_split(split_file)
+    ranges = {subset: _ranges(subset, len(split.records)) for subset in section.subsets}
     relevant = relevance.read(matrix, split)
     model, tokenizer = build.load(model_folder)
-    inputs = score(model.to(device()), tokenizer, split, relevant, section)
+    model = model.to(device())
+    encoded = encode(model, tokenizer, split, section.batch_size, section.workers)
+    inputs = _rerank(model, encoded, split.caption_image, relevant, section.candidates)
     corrected, paper = protocols.corrected(inputs), protocols.paper(inputs)
+    numbers = {"corrected": corrected.numbers, "paper": paper.numbers}
+    done: dict[tuple[int, int], dict[str, dict[str, float]]] = {}
+    for subset, parts in ranges.items():
+        for first, last in parts:
+            if (first, last) not in done:
+                part = _part(encoded, split, relevant, first, last)
+                done[first, last] = _both(_rerank(model, *part, section.candidates))
+        for protocol in ("corrected", "paper"):
+            folds = [done[part][protocol] for part in parts]
+            numbers[f"{protocol}/{subset}"] = {name: fmean(fold[name] for fold in folds) for name in folds[0]}
+    about = io.read_json(split_file.parent / "dataset.json")
     result = {
         "run": run,
         "seed": seed,
         "split": split.name,
         "counts": {"images": len(split.records), "captions": len(split.captions)},
-        "protocols": {"corrected": corrected.numbers, "paper": paper.numbers},
+        "notes": about.get("notes", []),
+        "protocols": numbers,
         "config": section.model_dump(mode="json"),
         "inputs": {
             "split_checksum": split.checksum,
@@ -75,6 +83,50 @@ def evaluate(
     logger.info(
         "%s on %s: %s", run, split.name, ", ".join(f"{name} {value:.2f}" for name, value in corrected.numbers.items())
     )
+
+
+def _both(inputs: protocols.Inputs) -> dict[str, dict[str, float]]:
+    return {"corrected": protocols.corrected(inputs).numbers, "paper": protocols.paper(inputs).numbers}
+
+
+def _rerank(
+    model: RetrievalModel, encoded: Encoded, caption_image: np.ndarray, relevant: np.ndarray | None, candidates: int
+) -> protocols.Inputs:
+    scores_i2t, scores_t2i = rerank(model, encoded, candidates)
+    shape = (len(encoded.text_embeds), len(encoded.image_embeds))
+    return protocols.Inputs(
+        image_embeds=encoded.image_embeds.float().cpu().numpy(),
+        text_embeds=encoded.text_embeds.float().cpu().numpy(),
+        scores_i2t=scores_i2t.numpy(),
+        scores_t2i=scores_t2i.numpy(),
+        relevance=np.broadcast_to(np.float32(0), shape) if relevant is None else relevant,
+        caption_image=caption_image,
+    )
+
+
+def _ranges(subset: str, images: int) -> list[tuple[int, int]]:
+    """The images [first, last) of each gallery: `first-N` is the first N, `folds-N` as many disjoint N as there are."""
+    kind, _, size = subset.partition("-")
+    count = int(size)
+    if count >= images:
+        raise UserError(f"evaluation.subsets: {subset!r}, but the split has {images} images; name fewer than that")
+    return [(start, start + count) for start in range(0, 1 if kind == "first" else images - count + 1, count)]
+
+
+def _part(
+    encoded: Encoded, split: Split, relevant: np.ndarray, first: int, last: int
+) -> tuple[Encoded, np.ndarray, np.ndarray]:
+    """What images [first, last) and their captions are by themselves: encoded, caption_image, relevance."""
+    captions = slice(*split.offsets[[first, last]])
+    tokens = encoded.text_offsets[captions.start : captions.stop + 1]
+    part = Encoded(
+        image_tokens=encoded.image_tokens[first:last],
+        text_tokens=encoded.text_tokens[tokens[0] : tokens[-1]],
+        text_offsets=tokens - tokens[0],
+        image_embeds=encoded.image_embeds[first:last],
+        text_embeds=encoded.text_embeds[captions],
+    )
+    return part, split.caption_image[captions] - first, relevant[captions, first:last]
 
 
 def _write_rankings(path: Path, split: Split, result: protocols.Result) -> None:

@@ -1,13 +1,14 @@
 """Tables over all runs: CSV for programs, Markdown for people, plain text for the terminal.
 
-Enters: the `eval/test.json` of every run and seed. Leaves: mean and sample standard deviation over seeds of
-every metric, METHOD.md "Evaluation". Evaluations of different data are refused, not averaged.
+Enters: the `eval/test.json` of every run and seed, with `rankings.npz` beside it. Leaves: mean and sample standard
+deviation over seeds of every metric, METHOD.md "Evaluation", and the differences between trained runs. Evaluations of
+different data are refused, not averaged.
 """
 
 import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,14 +17,20 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from rvlr import io
 from rvlr.errors import UserError
+from rvlr.report import compare
+from rvlr.report.compare import Comparison
 
 KINDS = ("initial", "teacher", "student")
 CUTOFFS = (10, 20, 50)
+PROTOCOL = "corrected"  # the one whose values are kept query by query
+MEDIAN_RANKS = {"I→T median rank": "i2t_median_rank", "T→I median rank": "t2i_median_rank"}  # `paper` has none
 SECTIONS: dict[str, dict[str, str]] = {
     "Cross-modal": {
         **{f"I→T R@{k}": f"i2t_r@{k}" for k in (1, 5, 10)},
         **{f"T→I R@{k}": f"t2i_r@{k}" for k in (1, 5, 10)},
         "R-mean": "r_mean",
+        "R-sum": "r_sum",
+        **MEDIAN_RANKS,
     },
     "Single-modal": {
         **{f"I→I NDCG@{k}": f"i2i_ndcg@{k}" for k in CUTOFFS},
@@ -39,9 +46,14 @@ TERMINAL: dict[str, dict[str, str]] = {
     "single, NDCG@10": {"I→I": "i2i_ndcg@10", "T→T": "t2t_ndcg@10"},
     "mixed, NDCG@10": {"I→IT": "i2it_ndcg@10", "T→IT": "t2it_ndcg@10"},
 }
+REQUIRED = [metric for columns in SECTIONS.values() for name, metric in columns.items() if name not in MEDIAN_RANKS]
 RECALL = "R@K: hit: at least one right item among the first K."
 NDCG = "NDCG@K: gain is the relevance (ROUGE-L between captions), discount is log2."
-PROTOCOLS = "Protocol `paper` repeats the published evaluation, with its accidents; `corrected` is without."
+RANKS = "R-sum: the six recalls added up. Median rank: of the best right item, from 1; lower is better."
+PROTOCOLS = (
+    "Protocol `paper` repeats the published evaluation, with its accidents; `corrected` is without. `/first-N`: the "
+    "first N images alone; `/folds-N`: the mean over disjoint parts of N images."
+)
 TERMINAL_WIDTH = 110
 
 
@@ -70,6 +82,7 @@ class _Evaluation(BaseModel):
     seed: int
     split: str
     counts: _Counts
+    notes: list[str]
     config: _Settings
     inputs: _Inputs
     protocols: Annotated[dict[str, dict[str, FiniteFloat]], Field(min_length=1)]
@@ -89,13 +102,22 @@ class Score:
 
 @dataclass(frozen=True)
 class Results:
-    """The scores of every run, `scores[protocol][run][metric]`. Runs are in the order of KINDS."""
+    """The scores of every run, `scores[protocol][run][metric]`. Runs are in the order of KINDS.
+
+    sources: of every run and seed, the file of per-query values and the numbers of `PROTOCOL`, {} if it has none.
+    """
 
     split: str
     counts: _Counts
-    seeds: dict[str, list[int]]
+    notes: list[str]
+    sources: compare.Sources
     commits: list[str | None]
     scores: dict[str, dict[str, dict[str, Score]]]
+
+    @property
+    def seeds(self) -> dict[str, list[int]]:
+        """The seeds of each run."""
+        return {run: sorted(seeds) for run, seeds in self.sources.items()}
 
     @property
     def runs(self) -> list[str]:
@@ -119,13 +141,17 @@ def read_results(evaluations: Sequence[Path]) -> Results:
     read = [(path, _read(path)) for path in evaluations]
     _check_comparable(read)
     members: dict[str, list[_Evaluation]] = {}
-    for _, evaluation in sorted(read, key=lambda item: KINDS.index(item[1].run.partition("-")[0])):
+    sources: dict[str, dict[int, tuple[Path, dict[str, float]]]] = {}
+    for path, evaluation in sorted(read, key=lambda item: KINDS.index(item[1].run.partition("-")[0])):
         members.setdefault(evaluation.run, []).append(evaluation)
+        source = path.with_name("rankings.npz"), evaluation.protocols.get(PROTOCOL, {})
+        sources.setdefault(evaluation.run, {})[evaluation.seed] = source
     first = read[0][1]
     return Results(
         split=first.split,
         counts=first.counts,
-        seeds={run: sorted(one.seed for one in group) for run, group in members.items()},
+        notes=first.notes,
+        sources=sources,
         commits=list(dict.fromkeys(evaluation.provenance.commit for _, evaluation in read)),
         scores={
             protocol: {run: _average([one.protocols[protocol] for one in group]) for run, group in members.items()}
@@ -142,7 +168,7 @@ def _read(path: Path) -> _Evaluation:
         key = ".".join(map(str, fault["loc"])) or "the file"
         raise UserError(f"{path}: not an evaluation: {key}: {fault['msg']}; run the evaluate stage again") from None
     for protocol, metrics in evaluation.protocols.items():
-        missing = [metric for columns in SECTIONS.values() for metric in columns.values() if metric not in metrics]
+        missing = [metric for metric in REQUIRED if metric not in metrics]
         if missing:
             raise UserError(f"{path}: protocol {protocol!r} lacks {', '.join(missing)}; run the evaluate stage again")
     return evaluation
@@ -187,14 +213,18 @@ def _average(seeds: list[dict[str, float]]) -> dict[str, Score]:
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def summarise(evaluations: Sequence[Path], csv: Path, markdown: Path) -> None:
-    """Write every metric of every run and protocol as CSV, and the three-way tables as Markdown.
+def summarise(evaluations: Sequence[Path], csv: Path, comparisons: Path, markdown: Path) -> None:
+    """Write every metric of every run and protocol to `csv`, every difference between trained runs to `comparisons`,
+    a CSV too, and the three-way tables with the most telling differences as Markdown.
 
-    evaluations: the `eval/test.json` of runs, in the order wanted. Raises UserError as `read_results`.
+    evaluations: the `eval/test.json` of runs, in the order wanted, each with its `rankings.npz` beside it if there is
+    more than one trained run. Raises UserError as `read_results` and `compare.compare_runs`.
     """
     results = read_results(evaluations)
-    io.write_text(csv, _frame(results).to_csv(index=False, float_format="%.6f", lineterminator="\n"))
-    io.write_text(markdown, "\n".join(_markdown(results)) + "\n")
+    compared = compare.compare_runs(results.sources) if PROTOCOL in results.scores else []
+    for path, frame in ((csv, _frame(results)), (comparisons, _comparison_frame(compared))):
+        io.write_text(path, frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    io.write_text(markdown, "\n".join([*_markdown(results), *_differences(compared)]) + "\n")
 
 
 def _frame(results: Results) -> pd.DataFrame:
@@ -210,19 +240,34 @@ def _frame(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _comparison_frame(compared: Sequence[Comparison]) -> pd.DataFrame:
+    """One row per comparison and metric. Seeds are numbers with spaces between."""
+    rows = []
+    for one in compared:
+        seeds = [" ".join(map(str, seeds)) for seeds in (one.seeds, one.reference_seeds)]
+        for metric, found in one.differences.items():
+            rows.append([one.run, one.reference, PROTOCOL, *seeds, one.images, metric, *astuple(found)])
+    columns = ["run", "reference", "protocol", "seeds", "reference_seeds", "images", "metric"]
+    return pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p"])
+
+
 def _markdown(results: Results) -> Iterator[str]:
     spread = "Mean ± sample standard deviation over seeds" if len(results.all_seeds) > 1 else "One seed: no spread"
     yield f"# Three-way retrieval on the {results.split} split"
     yield ""
     yield _header(results, code="`")
     yield ""
-    yield f"- {spread}; all values in percent; bold: the best trained model of a column."
+    yield f"- {spread}; all values but ranks in percent; bold: the best trained model of a column."
     yield f"- I: image, T: text, IT: images and texts together. {RECALL}"
+    yield f"- {RANKS}"
     yield f"- {NDCG}"
     yield f"- {PROTOCOLS}"
+    yield from (f"- Data: {note}" for note in results.notes)
     for protocol, runs in results.scores.items():
         yield from ("", f"## Protocol `{protocol}`")
-        for section, columns in SECTIONS.items():
+        present = next(iter(runs.values()))
+        for section, known in SECTIONS.items():
+            columns = {name: metric for name, metric in known.items() if metric in present}
             yield from ("", f"### {section}", "")
             yield f"| run | seeds | {' | '.join(columns)} |"
             yield f"|:--|--:|{'--:|' * len(columns)}"
@@ -251,12 +296,44 @@ def _short(commit: str) -> str:
 def _best(runs: dict[str, dict[str, Score]], metric: str) -> str | None:
     """The best mean among trained runs, as printed, so that runs which print alike are equally best."""
     means = [scores[metric].mean for run, scores in runs.items() if not run.startswith("initial-")]
-    return f"{max(means):.1f}" if means else None
+    best = min if metric in MEDIAN_RANKS.values() else max
+    return f"{best(means):.1f}" if means else None
 
 
 def _cell(run: str, score: Score, best: str | None) -> str:
     is_best = not run.startswith("initial-") and f"{score.mean:.1f}" == best
     return f"**{score}**" if is_best else str(score)
+
+
+def _differences(compared: Sequence[Comparison]) -> Iterator[str]:
+    """The section on differences; nothing where nothing was compared."""
+    if not compared:
+        return
+    times, images = f"{compare.RESAMPLES:,}", f"{compared[0].images:,}"
+    one_seed = any(len(seeds) == 1 for one in compared for seeds in (one.seeds, one.reference_seeds))
+    yield from ("", "## Differences", "")
+    yield f"- Protocol `{PROTOCOL}`, percentage points, run minus reference; each query's values averaged over seeds."
+    yield f"- 95 % interval: bootstrap, {times} resamples of the {images} images, each with all its captions."
+    yield f"- p: two-sided, from {times} random exchanges of the two runs, image by image, with all its captions."
+    yield "- p is unadjusted for the number of comparisons: about one in twenty is below 0.05 where models are alike."
+    yield "- Interval and p tell the uncertainty of the test set, not that of training" + (
+        "; one seed tells nothing of that." if one_seed else "."
+    )
+    telling = {metric for columns in TERMINAL.values() for metric in columns.values()}
+    rows = {name: metric for columns in SECTIONS.values() for name, metric in columns.items() if metric in telling}
+    for one in compared:
+        yield from ("", f"### {one.run} minus {one.reference}", "", _paired_seeds(one), "")
+        yield from ("| metric | difference | 95 % interval | p |", "|:--|--:|--:|--:|")
+        for name, metric in rows.items():
+            found = one.differences[metric]
+            yield f"| {name} | {found.value:+z.2f} | {found.low:+z.2f} to {found.high:+z.2f} | {found.p:.4f} |"
+
+
+def _paired_seeds(one: Comparison) -> str:
+    own, other = (
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" for seeds in (one.seeds, one.reference_seeds)
+    )
+    return f"{own.capitalize()} {'of both' if one.seeds == one.reference_seeds else f'against {other}'}."
 
 
 # --- terminal -----------------------------------------------------------------------------------------------
@@ -265,7 +342,8 @@ def _cell(run: str, score: Score, best: str | None) -> str:
 def table(evaluations: Sequence[Path]) -> str:
     """The most telling columns as plain text, at most 110 wide. Raises UserError as `read_results`."""
     results = read_results(evaluations)
-    lines = [*textwrap.wrap(f"{results.split}: {_header(results)}", TERMINAL_WIDTH), f"In percent. {RECALL}"]
+    said = [f"{results.split}: {_header(results)}", *(f"Data: {note}" for note in results.notes)]
+    lines = [line for one in said for line in textwrap.wrap(one, TERMINAL_WIDTH)] + [f"In percent. {RECALL}"]
     shown = [metric for columns in TERMINAL.values() for metric in columns.values()]
     cells = {
         (protocol, run, metric): str(scores[metric]).replace(" ", "")
