@@ -15,7 +15,20 @@ from typing import Annotated
 
 import typer
 
-ORDER = ("prepare", "relevance", "initial", "teacher", "features", "student", "evaluate", "summarise", "plot", "sheets")
+ORDER = [
+    "prepare",
+    "verify",
+    "cache",
+    "relevance",
+    "initial",
+    "teacher",
+    "features",
+    "student",
+    "evaluate",
+    "summarise",
+    "plot",
+    "sheets",
+]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import rvlr
 from rvlr import config
 from rvlr.__main__ import app
 
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "huggingface-hub": "huggingface_hub"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RULES = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
@@ -73,8 +73,9 @@ def test_continuous_integration_runs_the_readmes_test_command() -> None:
 
 def test_the_command_line_lists_every_stage_of_the_workflow() -> None:
     output = CliRunner().invoke(app, ["--help"]).output
+    output += CliRunner().invoke(app, ["data", "--help"]).output
     listed = set(re.findall(r"^\W*([a-z-]+)  ", output, flags=re.MULTILINE))
-    used = set(re.findall(r"python -m rvlr ([a-z-]+)", RULES))
+    used = set(re.findall(r"python -m rvlr (?:data )?([a-z-]+)", RULES))
     assert len(used) > 5
     assert used <= listed
 
@@ -107,6 +108,13 @@ def test_tracked_files_name_no_place_on_somebodys_machine() -> None:
         content = path.read_bytes() if path.is_file() else b""
         found += [f"{name}: {place.decode()}" for place in places if re.search(rb"(?<![\w.~-])" + place, content)]
     assert not found
+
+
+def test_every_benchmark_is_in_its_readme() -> None:
+    text = (ROOT / "benchmarks/README.md").read_text()
+    scripts = [path.name for path in sorted((ROOT / "benchmarks").glob("*.py"))]
+    assert len(scripts) > 3
+    assert [name for name in scripts if f"| `python benchmarks/{name}" not in text] == []
 
 
 # --- benchmarks/stages.py ----------------------------------------------------------------------------------------
@@ -157,7 +165,7 @@ def test_stages_of_a_folder_without_benchmarks(tmp_path: Path) -> None:
 
 def test_stages_know_every_benchmark_of_the_workflow() -> None:
     code = (ROOT / "benchmarks/stages.py").read_text()
-    order = re.search(r"^ORDER = \((.*)\)$", code, flags=re.MULTILINE)[1].replace('"', "").split(", ")
+    order = re.findall(r'"(\w+)"', re.search(r"^ORDER = \[(.*?)\]", code, flags=re.MULTILINE | re.DOTALL)[1])
     written = re.findall(r'benchmark:\s+"results/\{dataset\}/benchmarks/(?:seed\{seed\}/)?([a-z]+)', RULES)
     assert len(written) == RULES.count("benchmark:")
     assert set(written) == set(order)
