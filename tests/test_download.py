@@ -49,7 +49,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def fetch(target: Path, *addresses: str, patience: download.Patience = QUICK, **source: object) -> None:
-    download.fetch(NAME, Source(addresses=list(addresses), **source), target, patience)
+    download.fetch(NAME, Source(addresses=list(addresses), **source), target, patience=patience)
 
 
 def failure(target: Path, *addresses: str, patience: download.Patience = QUICK, **source: object) -> str:
@@ -297,6 +297,18 @@ def test_disk_too_small(server: Server, target: Path, monkeypatch: pytest.Monkey
     failure(target, server.address(Answer(cut=500_000)), patience=ONCE)
     disk.free = 600_000
     fetch(target, server.address())  # what is kept needs no room
+    assert target.read_bytes() == BODY
+
+
+def test_disk_too_small_for_the_content(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SimpleNamespace(free=2 * len(BODY) - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
+    source = Source(addresses=[server.address()])
+    with pytest.raises(UserError, match=r"0\.001 GiB are still to come and about 0\.001 GiB to be unpacked from it"):
+        download.fetch(NAME, source, target, unpacked=True, patience=QUICK)
+    assert not beside(target)
+    disk.free += 1
+    download.fetch(NAME, source, target, unpacked=True, patience=QUICK)
     assert target.read_bytes() == BODY
 
 

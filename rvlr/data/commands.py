@@ -60,7 +60,7 @@ def images(
     if source.existing is not None and source.existing.is_dir():
         unpack.link_images(source.existing, folder)
     elif not folder.is_dir():
-        download.fetch(name, source, archive)
+        download.fetch(name, source, archive, unpacked=True)
         unpack.unpack_images(archive, folder, source.images or 0)
     io.write_json(output, {"source": name, **source.model_dump(mode="json"), "provenance": io.provenance()})
 

@@ -60,8 +60,11 @@ class _BrokenError(Exception):
         self.wait = wait
 
 
-def fetch(name: str, source: Source, target: Path, patience: Patience = PATIENCE) -> None:
+def fetch(name: str, source: Source, target: Path, unpacked: bool = False, patience: Patience = PATIENCE) -> None:
     """Make `target` the complete, checked file `name` of the table `KNOWN`; a complete one is left as it is.
+
+    unpacked: it is an archive of images that will be unpacked on the same disk. They need about as much room as it
+    does, since they are compressed already.
 
     With `source.existing`, `target` becomes a link to that file. Otherwise the addresses are tried in order, and a part
     that an earlier run left is gone on from if the server still has the same file, or if its checksum is known. Several
@@ -80,7 +83,7 @@ def fetch(name: str, source: Source, target: Path, patience: Patience = PATIENCE
             if source.existing is not None:
                 _link(name, source, source.existing.absolute(), target)
             elif not target.is_file():
-                _Transfer(name, source, target, patience).run()
+                _Transfer(name, source, target, unpacked, patience).run()
     except OSError as error:
         where = error.filename or target.parent
         raise UserError(f"sources.{name}: {where}: {error.strerror or error}; mend this and run again") from error
@@ -106,8 +109,8 @@ def _link(name: str, source: Source, file: Path, target: Path) -> None:
 class _Transfer:
     """One file on its way to `target`; the caller holds the lock."""
 
-    def __init__(self, name: str, source: Source, target: Path, patience: Patience) -> None:
-        self.name, self.source, self.target, self.patience = name, source, target, patience
+    def __init__(self, name: str, source: Source, target: Path, unpacked: bool, patience: Patience) -> None:
+        self.name, self.source, self.target, self.unpacked, self.patience = name, source, target, unpacked, patience
         self.part = target.with_name(f".{target.name}.part")
         self.about = target.with_name(f".{target.name}.part.json")
         self.inherited = False  # the part holds bytes of an earlier run or another address
@@ -245,10 +248,13 @@ class _Transfer:
             raise _BrokenError("the server's file is another one than the part that was kept; starting anew")
 
     def _check_room(self, total: int | None, kept: int) -> None:
-        free = shutil.disk_usage(self.target.parent).free
-        if total is not None and total - kept > free:
+        if total is None:
+            return
+        free, content = shutil.disk_usage(self.target.parent).free, total if self.unpacked else 0
+        if total - kept + content > free:
+            unpacking = f" and about {content / 2**30:,.3f} GiB to be unpacked from it" if content else ""
             raise UserError(
-                f"sources.{self.name}: {(total - kept) / 2**30:,.3f} GiB are still to come, but only "
+                f"sources.{self.name}: {(total - kept) / 2**30:,.3f} GiB are still to come{unpacking}, but only "
                 f"{free / 2**30:,.3f} GiB are free in {self.target.parent}; make room there, or {_remedy(self.name)}"
             )
 
