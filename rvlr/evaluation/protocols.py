@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from rvlr.errors import UserError
 from rvlr.evaluation import metrics
@@ -123,7 +124,7 @@ Batch = Callable[[Inputs, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def paper(inputs: Inputs) -> Result:
-    """The paper's numbers, accidents included; equal to the published code's but for ties, left to chance there.
+    """The paper's numbers, accidents included: those of the published code, to its rounding and its order of ties.
 
     - i2t, t2i: match logits.
     - i2i, t2t: cosines. The query stays in its list with similarity 0 and relevance 0.
@@ -131,7 +132,8 @@ def paper(inputs: Inputs) -> Result:
     - t2it: cosines of captions beside, for image j and the query of image q, the logit of image q for *j's* first
       caption, and its relevance: both matrices are read the wrong way round.
 
-    Text queries are the first captions only. A query without a relevant item counts as 0.
+    Text queries are the first captions only. A query without a relevant item counts as 0. Equal scores are left in the
+    order in which NumPy's sort leaves them, which may depend on the CPU.
     """
     result = Result()
     for direction, batch in {"i2t": _paper_i2t, "t2i": _paper_t2i}.items():
@@ -140,7 +142,7 @@ def paper(inputs: Inputs) -> Result:
     lists = {"i2i": _paper_i2i, "t2t": _paper_t2t, "i2it": _paper_i2it, "t2it": _paper_t2it}
     for direction, batch in lists.items():
         queries = np.arange(len(inputs.image_embeds))
-        _, _, gains, ideal = _walk(inputs, "paper", direction, batch, _judge_list, queries)
+        gains, ideal = _walk(inputs, "paper", direction, batch, _judge_as_published, queries)
         defined = ideal[:, 0] > 0
         for k in NDCG_CUTOFFS:
             values = np.zeros(len(queries))
@@ -159,29 +161,50 @@ def _paper_t2i(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _paper_i2i(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scores = inputs.image_units[rows] @ inputs.image_units.T
+    scores = _published_cosines(inputs.image_embeds[rows], inputs.image_embeds)
     relevance = inputs.relevance[inputs.first_captions[rows]]
     return _put(scores, rows, 0), _put(relevance, rows, 0)
 
 
 def _paper_t2t(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     own = inputs.first_captions[rows]
-    scores = inputs.text_units[own] @ inputs.text_units.T
+    scores = _published_cosines(inputs.text_embeds[own], inputs.text_embeds)
     return _put(scores, own, 0), _put(inputs.caption_relevance(rows), own, 0)
 
 
 def _paper_i2it(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scores = np.hstack([inputs.image_units[rows] @ inputs.image_units.T, inputs.scores_i2t[rows]])
+    images = _published_cosines(inputs.image_embeds[rows], inputs.image_embeds)
     relevance = [inputs.relevance[inputs.first_captions[rows]], inputs.caption_relevance(rows)]
-    return scores, np.hstack(relevance)
+    return np.hstack([images, inputs.scores_i2t[rows]]), np.hstack(relevance)
 
 
 def _paper_t2it(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Captions come before images here, which matters for ties alone."""
     first = inputs.first_captions
-    texts = inputs.text_units[first[rows]] @ inputs.text_units.T
+    texts = _published_cosines(inputs.text_embeds[first[rows]], inputs.text_embeds)
     relevance = inputs.caption_relevance(rows)
     images = inputs.scores_t2i[first][:, rows].T
-    return np.hstack([images, texts]), np.hstack([relevance[:, first], relevance])
+    return np.hstack([texts, images]), np.hstack([relevance, relevance[:, first]])
+
+
+def _published_cosines(queries: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Cosines (Q, G) of embeddings (Q, E) and (G, E) in the published order of operations, in torch: among thousands of
+    items some scores differ in their last bits only, and which of them comes first shows in the sixth digit."""
+    first, second = torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(np.ascontiguousarray(items))
+    cosines = first @ second.T
+    cosines /= torch.linalg.vector_norm(first, dim=1)[:, None]
+    cosines /= torch.linalg.vector_norm(second, dim=1)
+    return cosines.numpy()
+
+
+def _judge_as_published(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The gains of the list and of the ideal list, (Q, depth), of lists in the order of a reversed argsort."""
+    depth = min(NDCG_CUTOFFS[-1], scores.shape[1])
+    order = metrics.top_k(scores, relevance, depth)
+    following = np.sort(np.partition(scores, -min(depth + 1, scores.shape[1]), axis=1)[:, -depth - 1 :], axis=1)
+    for query in np.flatnonzero((np.diff(following, axis=1) == 0).any(axis=1)):  # without ties there is one order only
+        order[query] = np.argsort(scores[query])[::-1][:depth]
+    return np.take_along_axis(relevance, order, axis=1), metrics.top_gains(relevance, depth)
 
 
 # --- corrected ---------------------------------------------------------------------------------------------------
