@@ -37,6 +37,10 @@ rule all:
     localrule: True
 
 
+onstart:
+    write_sources()
+
+
 onsuccess:
     print_summary()
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rvlr import config, log
+from rvlr.errors import UserError
 
 app = typer.Typer()
 
@@ -39,7 +40,11 @@ def import_checkpoint(
     found = published.read(checkpoint, vision_config, text_config)
     if tokenizer is None:
         log.logger.info("no --tokenizer given: the folder holds none, and evaluation will need one")
-    published.save(found, None if tokenizer is None else local_first(AutoTokenizer.from_pretrained, tokenizer), output)
+    try:
+        loaded = None if tokenizer is None else local_first(AutoTokenizer.from_pretrained, tokenizer)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--tokenizer: {tokenizer!r} is neither a folder nor a name on the hub: {error}") from error
+    published.save(found, loaded, output)
 
 
 @app.command()

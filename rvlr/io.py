@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 
 from rvlr import __version__
 from rvlr.errors import UserError
+from rvlr.log import logger
 
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "numpy", "pillow", "rapidfuzz")
 
@@ -39,7 +41,7 @@ def sync(path: Path) -> None:
 def _clear_leftovers(path: Path) -> None:
     """Remove what killed writers of `path` left beside it; a path has one writer at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
@@ -47,10 +49,27 @@ def _clear_leftovers(path: Path) -> None:
 
 
 @contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder to be made, whose folder is made if need be; wait for it, and say so, while
+    another process does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.info("%s: another process is making it; waiting", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success it is fsynced and renamed to `path`, otherwise removed."""
     _clear_leftovers(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", suffix=path.suffix, dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -67,7 +86,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder; on success its files are fsynced and it takes the place of `path`."""
     _clear_leftovers(path)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o755)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
+import swin_original
 import torch
 from PIL import Image
 from transformers import BertConfig, BertModel
@@ -140,9 +140,7 @@ def make_weights(root: Path) -> None:
     bert.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)) + "\n")
-    vision = timm.create_model("swin_base_patch4_window12_384", num_classes=10, **SWIN, img_size=32, window_size=2)
-    state = {
-        name.replace("layers.1.downsample", "layers.0.downsample").replace("head.fc.", "head."): value
-        for name, value in vision.state_dict().items()
-    }
+    state = swin_original.weights(
+        SWIN["embed_dim"], SWIN["depths"], SWIN["num_heads"], window=2, side=32, classes=10, seed=0
+    )
     torch.save({"model": state}, root / KNOWN["swin-base-22k"].file)

@@ -107,6 +107,7 @@ def test_round_trips_are_exact(
 def test_imported_features_say_so_and_are_accepted(split: Split, annotations: list[Path], tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     theirs = {name: rng.normal(size=(len(ROWS), width)).astype(np.float32) for name, width in WIDTHS.items()}
+    theirs["image"] += 3 * rng.normal(size=(4, WIDTHS["image"]))[[image for image, _ in ROWS]]  # an image's are alike
     for name, rows in theirs.items():
         np.save(tmp_path / f"{name}.npy", rows)
     files = tmp_path / "image.npy", tmp_path / "text.npy"
@@ -123,6 +124,21 @@ def test_imported_features_say_so_and_are_accepted(split: Split, annotations: li
     assert about["largest_deviation"] == pytest.approx(largest)
     assert about["image"] == {"file": "image.npy", "sha256": io.sha256(files[0])}
     assert [file["file"] for file in about["annotations"]] == ["flickr30k_train.json", "flickr30k_val.json"]
+
+
+def test_annotations_in_another_order_are_noticed(tmp_path: Path) -> None:
+    records = [Record(f"{n}", f"{n}.jpg", tuple(f"{n} {times}" for times in range(5))) for n in range(30)]
+    lists = [{"image": record.image, "caption": record.captions} for record in records]
+    (tmp_path / "theirs.json").write_text(json.dumps(lists))
+    rows = np.random.default_rng(0).normal(size=(30, 6)).repeat(5, axis=0)
+    for name in ("image", "text"):
+        np.save(tmp_path / f"{name}.npy", rows.astype(np.float32))
+    files, split = (tmp_path / "image.npy", tmp_path / "text.npy"), Split("train", records, tmp_path)
+    authors_files.import_features(*files, [tmp_path / "theirs.json"], split, tmp_path / "out")
+    np.save(files[0], np.random.default_rng(1).permutation(rows).astype(np.float32))
+    with pytest.raises(UserError, match=r"image\.npy: rows of one image differ as much as those of different images"):
+        authors_files.import_features(*files, [tmp_path / "theirs.json"], split, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["text.npy"]  # without an index it is not read
 
 
 def test_one_file_with_a_record_a_caption_has_rows_for_all(tmp_path: Path) -> None:

@@ -227,7 +227,8 @@ def test_faults_of_sources(source: dict[str, Any], fault: str) -> None:
         ({"kind": "coco", "annotations": "official"}, "dataset.annotations: "),
         ({"kind": "coco", "train_on_val": True}, "dataset.train_on_val: unknown key"),
         ({"kind": "vizwiz", "val": "test"}, "dataset.val: "),
-        ({"kind": "vizwiz", "counts": {"train": 5}}, "dataset.counts.val: missing"),
+        ({"kind": "vizwiz", "counts": {"train": 0}}, "dataset.counts.train: "),
+        ({"kind": "vizwiz", "counts": {"trian": 5}}, "dataset.counts.trian: unknown key"),
         ({"kind": "flickr30k", "cache": {"quality": 101}}, "dataset.cache.quality: "),
         ({"kind": "flickr30k", "captions_per_image": 0}, "dataset.captions_per_image: "),
         ({"kind": "imagenet"}, "dataset: "),
@@ -235,6 +236,11 @@ def test_faults_of_sources(source: dict[str, Any], fault: str) -> None:
 )
 def test_faults_of_public_data_sets(dataset: dict[str, Any], fault: str) -> None:
     assert fault in faults_of(dataset=dataset)
+
+
+def test_counts_that_are_not_given_are_the_known_ones() -> None:
+    found = config.parse({**MINIMAL, "dataset": {"kind": "coco", "counts": {"train": 3, "val": None}}}, "x")
+    assert found.dataset.counts.model_dump() == {"train": 3, "val": None, "test": 5_000}
 
 
 def test_command_line_checks_and_shows(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_dataset_json_says_what_made_it(
     assert about["image_root"] == str(images)
     assert about["counts"]["test"] == {"images": 2, "captions": 3}
     assert about["name"] == "mine"
-    assert about["cache"] is True
+    assert about["cache"] == {"short_side": 64, "format": "jpeg", "quality": 95}
     assert about["captions_sha256"] == io.sha256(images.parent / "rows.csv")
     assert about["splits_from"] == {"source": "file"}
     assert "mine: 2 train, 2 val, 2 test images, splits by file" in caplog.text

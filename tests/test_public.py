@@ -99,7 +99,7 @@ def test_coco(tmp_path: Path, annotations: str) -> None:
     assert (about["name"], about["annotations"], about["image_root"]) == ("coco", annotations, "/photographs")
     assert about["captions_per_image"] == 5
     assert about["val_from"] == {"source": "file"}
-    assert about["cache"] is False
+    assert about["cache"] is None
     assert about["notes"] == [
         f"The split {split} holds {found} images, the published one {paper}."
         for split, found, paper in (("train", 3, "113,287"), ("val", 2, "5,000"), ("test", 2, "5,000"))
@@ -136,7 +136,7 @@ def test_coco_cuts_val_and_test_alone(tmp_path: Path, limit: int | None, evaluat
     splits, about = run(tmp_path, COCO.model_copy(update={"captions_per_image": limit, "cache": Cache()}))
     assert [lengths(splits[name]) for name in SPLITS] == [[5, 7, 5], evaluated, evaluated]
     assert about["notes"][-1] == f"Images of val, test keep {kept}, in the published splits the first 5."
-    assert about["cache"] is True
+    assert about["cache"] == Cache().model_dump()
 
 
 # --- Flickr30K -----------------------------------------------------------------------------------------------

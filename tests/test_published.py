@@ -252,6 +252,18 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         UserError, match=r"heads\.json describe no model that can be built: .*number of attention heads"
     ):
         read({"model": saved()}, FILES[1], tmp_path / "heads.json")
+    (tmp_path / "text.json").write_text(json.dumps(text | {"hidden_size": "64"}))
+    with pytest.raises(UserError, match=r"describe no model that can be built: .*hidden_size"):
+        read({"model": saved()}, FILES[1], tmp_path / "text.json")
+    contradictions = {"image_res is 128 there and 64": {"image_res": 128}, "vision_width is 77": {"vision_width": 77}}
+    for complaint, change in contradictions.items():
+        (tmp_path / "vision.json").write_text(json.dumps(sizes | change))
+        with pytest.raises(UserError, match=f"{complaint} .*in the checkpoint"):
+            published.read(FILES[0], tmp_path / "vision.json", FILES[2])
+    for key, value in {"encoder_width": 77, "fusion_layer": 9}.items():
+        (tmp_path / "text.json").write_text(json.dumps(text | {key: value}))
+        with pytest.raises(UserError, match=f"{key} is {value} "):
+            published.read(FILES[0], FILES[1], tmp_path / "text.json")
 
 
 def test_other_sizes(tmp_path: Path) -> None:
@@ -324,6 +336,8 @@ def test_command_line(imported: published.Imported, tmp_path: Path) -> None:
     assert "text_encoder.embeddings.position_ids (a buffer, computed from the sizes)" in messages
     assert all(key in messages for key in imported.ignored)
     assert "keys missing: 0\n" in messages
+    found = CliRunner().invoke(app, ["import-checkpoint", files[0], "--tokenizer", "no/where", *options, str(output)])
+    assert "--tokenizer: 'no/where' is neither a folder nor a name on the hub" in str(found.exception)
     (tmp_path / "mine.txt").touch()
     found = CliRunner().invoke(app, ["import-checkpoint", files[0], *options, str(tmp_path)])
     assert isinstance(found.exception, UserError)

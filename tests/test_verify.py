@@ -97,11 +97,15 @@ def test_all_faults_come_at_once_and_the_old_stamp_goes(root: Path, tmp_path: Pa
     assert backwards == [title, *lines[::-1]]
 
 
-def test_twenty_faults_are_shown(root: Path, tmp_path: Path) -> None:
+def test_twenty_faults_are_shown_and_all_are_listed(root: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "image-faults.txt"
     lines = message([split(root, [f"{number}.jpg" for number in range(30)])], tmp_path / "stamp.json").splitlines()
     assert lines[0] == f"{root}: 30 faults; nothing was written"
-    assert lines[-1] == "  ... and 10 more"
+    assert lines[-1] == f"  ... and 10 more; all are in {listing}"
     assert len(lines) == FAULTS_SHOWN + 2
+    assert [line.split()[1] for line in listing.read_text().splitlines()] == [f"'{n}.jpg'" for n in range(30)]
+    message([split(root, ["0.jpg"])], tmp_path / "stamp.json")
+    assert not listing.exists()
 
 
 def test_paths_that_leave_the_folder_are_refused_unopened(root: Path, tmp_path: Path) -> None:

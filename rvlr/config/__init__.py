@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from rvlr import io
-from rvlr.config.base import Section
+from rvlr.config.base import Section, UserPath
 from rvlr.config.sections import (
     Augmentation,
     Cache,
@@ -24,7 +24,6 @@ from rvlr.config.sections import (
     Flickr30K,
     Model,
     Name,
-    Positive,
     PublicSet,
     Relevance,
     Scoring,
@@ -55,8 +54,6 @@ __all__ = [
     "Evaluation",
     "Flickr30K",
     "Model",
-    "Name",
-    "Positive",
     "PublicSet",
     "Relevance",
     "Scoring",
@@ -88,6 +85,9 @@ _KINDS = {
 }
 
 
+DOWNLOADS = Path("downloads")
+
+
 class Config(Section):
     """The whole file. `training` holds defaults for every teacher and student, which may override single keys."""
 
@@ -98,7 +98,7 @@ class Config(Section):
     teachers: Annotated[dict[Name, Teacher], Field(min_length=1)]
     students: dict[Name, Student] = {}
     evaluation: Evaluation = Evaluation()
-    downloads: Path = Path("downloads")
+    downloads: UserPath = DOWNLOADS
     sources: dict[str, Source] = {}
 
     @field_validator("seeds")
@@ -137,6 +137,7 @@ def parse(data: Any, source: str, section: Any = Config) -> Any:
         faults = _describe(error)
     if section is Config:
         faults += _reference_faults(data) + _source_faults(data)
+        faults += _late_faults(found) if found is not None else []
     if faults:
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
         raise UserError("\n  ".join([f"{source}: {count} in the configuration", *faults]))
@@ -224,6 +225,27 @@ def _source_faults(data: dict[str, Any]) -> list[str]:
     given = data.get("sources") or {}
     unknown = [name for name in given if name not in KNOWN] if isinstance(given, dict) else []
     return [f"sources.{name}: no such source; known: {', '.join(KNOWN)}" for name in unknown]
+
+
+def _late_faults(found: Config) -> list[str]:
+    """What would fail only after hours: weights that are not fetched, since they lie below another folder than the
+    downloads do, and subsets as large as the test split."""
+    faults = []
+    for name, model in found.models.items():
+        for part, weights in (("vision", model.vision.weights), ("text", model.text.weights)):
+            inside = Path(weights).is_relative_to(DOWNLOADS)
+            if inside and found.downloads != DOWNLOADS and not Path(weights).exists():
+                wanted = found.downloads / Path(weights).relative_to(DOWNLOADS)
+                faults.append(
+                    f"models.{name}.{part}.weights: {weights} would not be fetched, since downloads is "
+                    f"{found.downloads}; write {wanted}"
+                )
+    dataset = found.dataset
+    images = dataset.test if dataset.kind == "shapes" else dataset.counts.test if dataset.kind != "custom" else None
+    for subset in found.evaluation.subsets if images is not None else ():
+        if int(subset.partition("-")[2]) >= images:
+            faults.append(f"evaluation.subsets: {subset!r}, but test has {images:,} images; name fewer than that")
+    return faults
 
 
 def _describe(error: ValidationError) -> list[str]:

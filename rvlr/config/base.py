@@ -1,6 +1,12 @@
 """What all sections of the configuration have in common."""
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A path as people write it, which may begin with ~."""
 
 
 class Section(BaseModel):

@@ -3,12 +3,11 @@
 Defaults are the published values of METHOD.md where it names one; `config/README.md` explains every key.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rvlr.config.base import Section
+from rvlr.config.base import Section, UserPath
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -64,8 +63,8 @@ class Custom(Section):
 
     kind: Literal["custom"]
     name: Name = "custom"
-    images: Path
-    captions: Path
+    images: UserPath
+    captions: UserPath
     split: SplitRatio = SplitRatio()
     cache: Cache | None = None
 
@@ -83,6 +82,12 @@ class PublicSet(Section):
 
     captions_per_image: Positive | None = 5
     cache: Cache | None = None
+
+    @field_validator("counts", mode="before", check_fields=False)
+    @classmethod
+    def _lay_over_the_known(cls, value: Any) -> Any:
+        known = cls.model_fields["counts"].default.model_dump()
+        return {**known, **value} if isinstance(value, dict) else value
 
 
 class Coco(PublicSet):
@@ -126,7 +131,7 @@ class Vision(Section):
     """A timm backbone and how images are presented to it."""
 
     name: str = "swin_base_patch4_window12_384"
-    weights: Literal["random", "pretrained"] | Path = "random"
+    weights: Literal["random", "pretrained"] | UserPath = "random"
     options: dict[str, Any] = {}
     image_size: Annotated[int, Field(ge=16)] = 384
     mean: Triple = (0.48145466, 0.4578275, 0.40821073)

@@ -5,12 +5,11 @@ checksums are `md5:`, `sha256:` or, for files kept in git, `git:` (the blob id),
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from rvlr.config.base import Section
+from rvlr.config.base import Section, UserPath
 
 Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+/\S*$")]
 Checksum = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|git:[0-9a-f]{40})$")]
@@ -24,7 +23,7 @@ class Source(Section):
     size: Annotated[int, Field(ge=1)] | None = None
     checksum: Checksum | None = None
     images: Annotated[int, Field(ge=1)] | None = None
-    existing: Path | None = None
+    existing: UserPath | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -35,13 +34,17 @@ class Source(Section):
 
 @dataclass(frozen=True)
 class Known:
-    """A file `rvlr` knows: where it is kept below the folder of downloads, what it is, its terms, its default `source`,
-    and, where it must be asked for, the page to do that."""
+    """A file `rvlr` knows: where it is kept below the folder of downloads, what it is, its terms, its default `source`.
+
+    folder: of an archive of images, where they lie below the folder of downloads. request: where a file must be asked
+    for, the page to do that.
+    """
 
     file: str
     about: str
     terms: str
     source: Source
+    folder: str | None = None
     request: str | None = None
 
 
@@ -64,13 +67,13 @@ def _coco_images(name: str, size: int, md5: str, images: int) -> Known:
     hosts = ("http://images.cocodataset.org", "https://s3.amazonaws.com/images.cocodataset.org")
     addresses = [f"{host}/zips/{name}.zip" for host in hosts]
     source = Source(addresses=addresses, size=size, checksum=f"md5:{md5}", images=images)
-    return Known(f"coco/{name}.zip", f"MS-COCO images, {name}", _COCO_TERMS, source)
+    return Known(f"coco/{name}.zip", f"MS-COCO images, {name}", _COCO_TERMS, source, f"coco/images/{name}")
 
 
 def _vizwiz_images(name: str, images: int) -> Known:
     address = f"https://vizwiz.cs.colorado.edu/VizWiz_final/images/{name}.zip"
     source = Source(addresses=[address], images=images)
-    return Known(f"vizwiz/{name}.zip", f"VizWiz images, {name}", _VIZWIZ_TERMS, source)
+    return Known(f"vizwiz/{name}.zip", f"VizWiz images, {name}", _VIZWIZ_TERMS, source, f"vizwiz/images/{name}")
 
 
 def _bert(file: str, checksum: str | None = None, size: int | None = None) -> Known:
@@ -98,6 +101,7 @@ KNOWN: dict[str, Known] = {
         "Flickr30K images",
         _FLICKR_TERMS,
         Source(),
+        "flickr30k/images/flickr30k-images",
         request="https://shannon.cs.illinois.edu/DenotationGraph/",
     ),
     "flickr30k-train-captions": _annotation(

@@ -25,7 +25,7 @@ from rvlr import config, io
 from rvlr.data.captions_file import Faults, show
 from rvlr.data.images import ImageError, decode
 from rvlr.data.records import Split
-from rvlr.data.verify import THREADS, distinct_images, in_threads
+from rvlr.data.verify import LISTING, THREADS, distinct_images, in_threads
 from rvlr.errors import UserError
 from rvlr.log import logger
 
@@ -36,8 +36,8 @@ _SAMPLE = 256  # images scaled first, to estimate the space of all
 def build(splits: Sequence[Split], section: config.Cache, folder: Path, threads: int = THREADS) -> None:
     """Make `folder`, complete or not at all.
 
-    Raises UserError with all images that are at fault, or if the disk is too small. `folder` is left as it was then,
-    and what is finished is kept for the next try.
+    Raises UserError with the images that are at fault, as `verify` does, or if the disk is too small. `folder` is left
+    as it was then, and what is finished is kept for the next try.
     """
     root, names = distinct_images(splits)
     if any(name.split("/")[0] == _ABOUT for name in names):
@@ -64,7 +64,7 @@ def build(splits: Sequence[Split], section: config.Cache, folder: Path, threads:
     for name in names:
         if found.get(name) is not None:
             faults.add(f"image {show(name)} {found[name]}")
-    faults.check()
+    faults.check(folder.with_name(LISTING))
 
     size = sum((images / name).stat().st_size for name in names)
     about |= {"images": len(names), "bytes": size, "provenance": io.provenance()}

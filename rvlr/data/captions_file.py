@@ -22,6 +22,7 @@ from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn
 
+from rvlr import io
 from rvlr.data.records import SPLITS
 from rvlr.errors import UserError
 
@@ -77,15 +78,19 @@ class Faults:
         """Note a fault at `place`, or of the file as a whole."""
         self._found.append((place or Place(0), f"{place}: {message}" if place else message))
 
-    def check(self) -> None:
-        """Raise UserError with the faults in the order of the file, if there are any."""
+    def check(self, listing: Path | None = None) -> None:
+        """Raise UserError with the faults in the order of the file, if there are any. Those beyond the first are
+        counted, and then all are written to `listing`, if that is given."""
         if not self._found:
             return
         count = len(self._found)
         in_order = sorted(self._found, key=lambda fault: (fault[0].line, fault[0].record or 0))
         lines = [text for _, text in in_order[:FAULTS_SHOWN]]
         if count > FAULTS_SHOWN:
-            lines.append(f"... and {count - FAULTS_SHOWN:,} more")
+            where = f"; all are in {listing}" if listing is not None else ""
+            lines.append(f"... and {count - FAULTS_SHOWN:,} more{where}")
+            if listing is not None:
+                io.write_text(listing, "".join(f"{text}\n" for _, text in in_order))
         title = f"{self.path}: {count:,} fault{'s' if count > 1 else ''}; nothing was written"
         raise UserError("\n  ".join([title, *lines]))
 

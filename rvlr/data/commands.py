@@ -6,13 +6,11 @@ from typing import Annotated
 import typer
 
 from rvlr import config, io, log
-from rvlr.config.sources import KNOWN
+from rvlr.config.sources import KNOWN, resolve
 from rvlr.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Fetch, check and prepare data.")
 
-SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="A name that `rvlr data sources` lists.")]
-SourceFile = Annotated[Path, typer.Option("--config", help="Frozen source, YAML: addresses, size, checksum, ...")]
 Splits = Annotated[Path, typer.Option(help="Folder of the splits.")]
 LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
 
@@ -29,40 +27,49 @@ def sources() -> None:
 
 @app.command()
 def fetch(
-    name: SourceName,
-    config_file: SourceFile,
-    output: Annotated[Path, typer.Option(help="The file to make.")],
+    name: Annotated[str, typer.Argument(metavar="SOURCE", help="A name that `rvlr data sources` lists.")],
+    sources_file: Annotated[
+        Path | None, typer.Option("--sources", help="YAML as the configuration's `sources`: other addresses, by name.")
+    ] = None,
+    downloads: Annotated[Path, typer.Option(help="Folder of what is fetched.")] = config.DOWNLOADS,
     log_file: LogFile = None,
 ) -> None:
-    """Fetch one file, or link to the one at hand, and check it."""
+    """Fetch one source, or link to what is at hand, and check it; an archive of images is unpacked."""
     log.setup(log_file)
+    if name not in KNOWN:
+        raise UserError(f"{name!r} is no source; known: {', '.join(KNOWN)}")
+    known = KNOWN[name]
+    given = {} if sources_file is None else config.load(sources_file, dict[str, config.Source])
+    source = resolve(name, given.get(name))
+    log.logger.info("%s: %s. Terms: %s", name, known.about, known.terms)
     from rvlr.data import download
 
-    _say_terms(name)
-    download.fetch(name, config.load(config_file, config.Source), output)
+    if known.folder is None:
+        download.fetch(name, source, downloads / known.file)
+    else:
+        _fetch_images(name, source, downloads / known.file, downloads / known.folder)
 
 
-@app.command()
-def images(
-    name: SourceName,
-    config_file: SourceFile,
-    archive: Annotated[Path, typer.Option(help="Where the archive is kept.")],
-    output: Annotated[Path, typer.Option(help="What to write: a record, .json, beside the folder of images.")],
-    log_file: LogFile = None,
-) -> None:
-    """Fetch and unpack an archive of images, or link to the folder at hand; the folder is OUTPUT without .json."""
-    log.setup(log_file)
+def _fetch_images(name: str, source: config.Source, archive: Path, folder: Path) -> None:
+    """Make the folder of images and a record of it, .json, beside it. Both stay as they are if they are there."""
     from rvlr.data import download, unpack
 
-    _say_terms(name)
-    source = config.load(config_file, config.Source)
-    folder = output.with_suffix("")
-    if source.existing is not None and source.existing.is_dir():
-        unpack.link_images(source.existing, folder)
-    elif not folder.is_dir():
-        download.fetch(name, source, archive, unpacked=True)
-        unpack.unpack_images(archive, folder, source.images or 0)
-    io.write_json(output, {"source": name, **source.model_dump(mode="json"), "provenance": io.provenance()})
+    record = folder.with_name(f"{folder.name}.json")
+    with io.alone(record):
+        if record.exists() and folder.is_dir():
+            return
+        if source.existing is not None and source.existing.is_dir():
+            unpack.link_images(source.existing, folder)
+        elif not folder.is_dir():
+            if folder.is_symlink():
+                folder.unlink()  # to a folder that is gone
+            download.fetch(name, source, archive, unpacked=True)
+            try:
+                unpack.unpack_images(archive, folder, source.images)
+            except UserError as error:
+                given = source.existing
+                raise error if given is None else UserError(f"sources.{name}: existing: {given}: {error}") from None
+        io.write_json(record, {"source": name, **source.model_dump(mode="json"), "provenance": io.provenance()})
 
 
 @app.command()
@@ -95,10 +102,3 @@ def cache(
     from rvlr.data.records import SPLITS, read_split
 
     stage.build([read_split(splits / f"{name}.jsonl", originals=True) for name in SPLITS], section.cache, output)
-
-
-def _say_terms(name: str) -> None:
-    if name not in KNOWN:
-        raise UserError(f"{name!r} is no source; known: {', '.join(KNOWN)}")
-    known = KNOWN[name]
-    log.logger.info("%s: %s. Terms: %s", name, known.about, known.terms)

@@ -8,7 +8,6 @@ Every image is decoded, since one truncated file would otherwise end a training 
 images are not trusted: nothing outside the images folder is opened, and only formats named here are decoded.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +20,10 @@ from rvlr.config import Custom, SplitRatio
 from rvlr.data import captions_file
 from rvlr.data.captions_file import Entry, Faults, Place, show
 from rvlr.data.images import ImageError
-from rvlr.data.records import SPLITS, Record, write_splits
+from rvlr.data.records import FEWEST, SPLITS, Record, shuffled, write_splits
 from rvlr.data.verify import THREADS, in_threads, inspect
 from rvlr.errors import UserError
 from rvlr.log import logger
-
-_FEWEST = {"train": 1, "val": 2, "test": 2}  # retrieval ranks at least two
 
 
 @dataclass
@@ -77,7 +74,7 @@ def prepare(section: Custom, folder: Path) -> None:
         splits,
         str(root),
         name=section.name,
-        cache=section.cache is not None,
+        cache=section.cache and section.cache.model_dump(),
         captions_file=str(section.captions.resolve()),
         captions_sha256=io.sha256(section.captions),
         splits_from=made,
@@ -136,7 +133,7 @@ def _check_splits(images: Sequence[_Image], ratio: SplitRatio, faults: Faults) -
     without = [image for image in images if image.split is None]
     if len(without) == len(images):
         counts = _split_counts(len(images), ratio)
-        if counts["train"] < _FEWEST["train"]:
+        if counts["train"] < FEWEST["train"]:
             faults.add(
                 f"images found: {len(images)}; val takes {counts['val']} ({ratio.val:g}) and test "
                 f"{counts['test']} ({ratio.test:g}), which leaves no train images; add images, lower "
@@ -152,29 +149,24 @@ def _check_splits(images: Sequence[_Image], ratio: SplitRatio, faults: Faults) -
     else:
         counts = Counter(image.split for image in images)
         for name in SPLITS:
-            if counts[name] < _FEWEST[name]:
+            if counts[name] < FEWEST[name]:
                 found = ", ".join(f"{counts[split]} {split}" for split in SPLITS if split in counts)
                 what = f"{counts[name] or 'no'} {name} image{'' if counts[name] == 1 else 's'}"
                 faults.add(
-                    f"{what} (found: {found}), at least {_FEWEST[name]} needed; mark more with the split {name}, "
+                    f"{what} (found: {found}), at least {FEWEST[name]} needed; mark more with the split {name}, "
                     "or remove all splits to have them drawn by dataset.split"
                 )
 
 
 def _split_counts(images: int, ratio: SplitRatio) -> dict[str, int]:
-    """How many images each split gets by ratio: the nearest number, but at least `_FEWEST` for val and test."""
-    val, test = (max(_FEWEST[name], round(images * getattr(ratio, name))) for name in ("val", "test"))
+    """How many images each split gets by ratio: the nearest number, but at least `FEWEST` for val and test."""
+    val, test = (max(FEWEST[name], round(images * getattr(ratio, name))) for name in ("val", "test"))
     return {"train": images - val - test, "val": val, "test": test}
 
 
 def _draw_splits(records: Sequence[Record], ratio: SplitRatio) -> dict[str, list[Record]]:
-    """Deal the records out in the order of a hash of seed and id, which depends neither on the order of the
-    rows nor on a library's random numbers."""
-
-    def draw(record: Record) -> bytes:
-        return hashlib.sha256(f"{ratio.seed}:{record.image_id}".encode()).digest()
-
-    drawn = iter(sorted(records, key=draw))
+    """Deal the shuffled records out."""
+    drawn = iter(shuffled(records, ratio.seed))
     splits = {}
     for name, count in _split_counts(len(records), ratio).items():
         splits[name] = sorted((next(drawn) for _ in range(count)), key=lambda record: record.image_id)

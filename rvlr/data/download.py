@@ -10,11 +10,12 @@ import os
 import re
 import shutil
 import ssl
+import tarfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from filelock import FileLock, Timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
@@ -66,23 +67,16 @@ def fetch(name: str, source: Source, target: Path, unpacked: bool = False, patie
     unpacked: it is an archive of images that will be unpacked on the same disk. They need about as much room as it
     does, since they are compressed already.
 
-    With `source.existing`, `target` becomes a link to that file. Otherwise the addresses are tried in order, and a part
-    that an earlier run left is gone on from if the server still has the same file, or if its checksum is known. Several
-    processes may fetch the same target: one does, the others wait. Raises UserError if no address gives the file, the
-    file at hand is missing or another one, or the disk is too small.
+    With `source.existing`, `target` becomes a link to that file; without, such a link is replaced. The addresses are
+    tried in order, and a part that an earlier run left is gone on from if the server still has the same file, or if its
+    checksum is known. Several processes may fetch the same target: one does, the others wait. Raises UserError if no
+    address gives the file, the file at hand is missing or another one, or the disk is too small.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"))
-        try:
-            held = lock.acquire(blocking=False)
-        except Timeout:
-            logger.info("sources.%s: waiting for another process that fetches %s", name, target)
-            held = lock.acquire()
-        with held:
+        with io.alone(target):
             if source.existing is not None:
                 _link(name, source, source.existing.absolute(), target)
-            elif not target.is_file():
+            elif target.is_symlink() or not target.is_file():
                 _Transfer(name, source, target, unpacked, patience).run()
     except OSError as error:
         where = error.filename or target.parent
@@ -154,6 +148,8 @@ class _Transfer:
         except _BrokenError as error:
             raise _RefusedError(f"{error} (attempt {self.patience.attempts} in a row)") from None
         problem = _problem(self.name, self.source, self.part)
+        if self.unpacked and not (zipfile.is_zipfile(self.part) or tarfile.is_tarfile(self.part)):
+            problem = problem or "no complete zip or tar archive"
         if problem is None:
             return
         inherited = self.inherited

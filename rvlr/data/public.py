@@ -27,7 +27,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from rvlr.config.sections import Coco, Flickr30K, VizWiz
+from rvlr.config import Coco, Flickr30K, VizWiz
+from rvlr.config.sources import KNOWN
 from rvlr.data import public_files
 from rvlr.data.captions_file import show
 from rvlr.data.public_files import File, Part
@@ -43,11 +44,6 @@ _ANNOTATIONS = {  # from which file each split is read; VizWiz's val has none
     ("flickr30k", "karpathy"): dict.fromkeys(SPLITS, _KARPATHY),
     ("vizwiz", "authors"): {"train": "vizwiz-train-captions", "test": "vizwiz-test-captions"},
     ("vizwiz", "official"): {"train": _VIZWIZ, "test": _VIZWIZ},
-}
-_IMAGES = {
-    "coco": {"train2014": "coco-train2014", "val2014": "coco-val2014"},
-    "flickr30k": {"flickr30k-images": "flickr30k-images"},
-    "vizwiz": {"train": "vizwiz-train-images", "val": "vizwiz-val-images"},
 }
 
 PublicSection = Coco | Flickr30K | VizWiz
@@ -69,7 +65,9 @@ def annotation_sources(section: PublicSection) -> list[str]:
 
 def image_sources(section: PublicSection) -> dict[str, str]:
     """The archives of images as keys of `rvlr.config.sources.KNOWN`, by their folder below the image root."""
-    return dict(_IMAGES[section.kind])
+    folders = {name: known.folder for name, known in KNOWN.items() if known.folder}
+    root = f"{section.kind}/images/"
+    return {folder.removeprefix(root): name for name, folder in folders.items() if folder.startswith(root)}
 
 
 def prepare(section: PublicSection, files: Mapping[str, Path], image_root: str, folder: Path) -> None:
@@ -111,7 +109,7 @@ def prepare(section: PublicSection, files: Mapping[str, Path], image_root: str, 
         splits,
         image_root,
         name=section.name,
-        cache=section.cache is not None,
+        cache=section.cache and section.cache.model_dump(),
         annotations=section.annotations,
         captions_per_image=section.captions_per_image,
         files={
@@ -127,7 +125,7 @@ def prepare(section: PublicSection, files: Mapping[str, Path], image_root: str, 
 
 def _read(section: PublicSection, files: Mapping[str, Path]) -> dict[str, Part]:
     """The splits as their files have them, in the order of SPLITS."""
-    folders = list(_IMAGES[section.kind])
+    folders = list(image_sources(section))
     sources = _ANNOTATIONS[section.kind, section.annotations]
     karpathy: dict[str, Part] = {}
     if _KARPATHY in sources.values():

@@ -22,8 +22,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from filelock import FileLock, Timeout
-
+from rvlr import io
 from rvlr.data.captions_file import show
 from rvlr.errors import UserError
 from rvlr.log import Progress, logger
@@ -67,18 +66,14 @@ class _Member:
         return not self.is_junk and _is_image(self.name)
 
 
-def unpack_images(archive: Path, folder: Path, images: int = 0) -> None:
-    """Put the images of `archive`, `images` of them (0: any number), directly into `folder`; leave it if it is there.
+def unpack_images(archive: Path, folder: Path, images: int | None = None) -> None:
+    """Put the images of `archive`, `images` of them (None: any number), directly into `folder`, unless that is there.
 
     A second run goes on where a killed one stopped; of several processes one works and the others wait. Raises
     UserError if the archive is damaged, hostile or holds another number of images, or the disk is too small.
     """
     try:
-        with _alone(folder):
-            if folder.is_symlink() and not folder.exists():
-                raise UserError(
-                    f"{folder}: links to {folder.readlink()}, which is gone; put that back or delete the link"
-                )
+        with io.alone(folder):
             if folder.exists():
                 return
             with _reading(archive):
@@ -108,7 +103,7 @@ def link_images(existing: Path, folder: Path) -> None:
             )
     except OSError as error:
         raise UserError(f"{existing}: {error.strerror}; give the folder that the images lie in") from error
-    with _alone(folder):
+    with io.alone(folder):
         if folder.resolve() == target:
             return
         if folder.exists() and not folder.is_symlink():
@@ -143,7 +138,7 @@ def read_member(archive: Path, name: str, limit: int) -> bytes:
 # --- from members to files ----------------------------------------------------------------------------------
 
 
-def _unpack(archive: Path, file: IO[bytes], folder: Path, images: int) -> None:
+def _unpack(archive: Path, file: IO[bytes], folder: Path, images: int | None) -> None:
     """Check all members, then write those that an earlier run did not, and give the folder its name."""
     unfinished = folder.with_name(f".{folder.name}.partial")
     with _reading(archive):
@@ -174,8 +169,8 @@ def _unpack(archive: Path, file: IO[bytes], folder: Path, images: int) -> None:
     logger.info("%s: %s images", folder, f"{len(members):,}")
 
 
-def _images(archive: Path, members: Iterable[_Member], expected: int) -> dict[str, _Member]:
-    """The images among `members` by base name; UserError unless they are `expected` (0: any) different ones."""
+def _images(archive: Path, members: Iterable[_Member], expected: int | None) -> dict[str, _Member]:
+    """The images among `members` by base name; UserError unless they are `expected` (None: any number of) different."""
     images: dict[str, _Member] = {}
     others = []
     for member in members:
@@ -193,7 +188,7 @@ def _images(archive: Path, members: Iterable[_Member], expected: int) -> dict[st
             f"{archive}: no image ({', '.join(SUFFIXES)}) in it; it holds {_names(others)}; "
             "put the archive of the images there, or delete the file so that it is fetched again"
         )
-    if expected and len(images) != expected:
+    if expected not in (None, len(images)):
         raise UserError(
             f"{archive}: {len(images):,} images in it, {expected:,} expected; "
             "put the whole archive there, or delete the file so that it is fetched again"
@@ -226,22 +221,6 @@ def _content(archive: Path, member: _Member) -> bytes:
         if len(content) != member.size or zlib.crc32(content) != member.crc:
             raise zipfile.BadZipFile("size or checksum differ from those declared")
     return content
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`; wait for it, and say so, while another process does."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("%s: another process is making it; waiting", folder)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 # --- from archives to members -------------------------------------------------------------------------------

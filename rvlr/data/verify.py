@@ -1,7 +1,7 @@
 """Opening every image of a data set once before anything is trained, since one truncated file would otherwise end a
 training after hours.
 
-Enters: splits. Leaves: a stamp, a JSON file that says what was checked; or a list of all faults and no stamp. Paths
+Enters: splits. Leaves: a stamp, a JSON file that says what was checked; or a list of the faults and no stamp. Paths
 inside splits are not trusted: those that lead out of the image root are refused. Links on the disk are followed, since
 the folders of public data sets often are links; `rvlr.data.custom` refuses those that leave its folder.
 """
@@ -22,12 +22,16 @@ from rvlr.errors import UserError
 from rvlr.log import logger, track
 
 T = TypeVar("T")
-THREADS = 8  # each may hold an image of 89 million pixels, which takes up to 1 GB
+LISTING = "image-faults.txt"
+# Snakemake's share for this stage, or all; each may hold an image of 89 million pixels, which takes up to 1 GB
+THREADS = min(8, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
 
 
 def verify(splits: Sequence[Split], stamp: Path, threads: int = THREADS) -> None:
-    """Decode every image of the splits and write `stamp`, or raise UserError with all images that are at fault."""
-    stamp.unlink(missing_ok=True)
+    """Decode every image of the splits and write `stamp`, or raise UserError with the images that are at fault; if they
+    are many, all are listed in `LISTING` beside the stamp."""
+    for old in (stamp, stamp.with_name(LISTING)):
+        old.unlink(missing_ok=True)
     root, names = distinct_images(splits)
     faults = Faults(root)
     formats, modes, turned, size = Counter(), Counter(), 0, 0
@@ -40,7 +44,7 @@ def verify(splits: Sequence[Split], stamp: Path, threads: int = THREADS) -> None
             modes[stored.mode] += 1
             turned += stored.turned
             size += stored.size
-    faults.check()
+    faults.check(stamp.with_name(LISTING))
     io.write_json(
         stamp,
         {

@@ -69,6 +69,7 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
     vision, text = _read_sizes(vision_file, _VISION_KEYS), _read_sizes(text_file, _TEXT_KEYS)
     plain = {key: key.removeprefix("module.").replace("text_encoder.bert.", "text_encoder.", 1) for key in state}
     found = {plain[key]: value for key, value in state.items()}
+    _check_sizes(found, vision, text, settings, f"{checkpoint}: does not fit {vision_file} and {text_file}")
     student = "sig_vision_proj.weight" in found
     reasons = _IGNORED if student else _IGNORED | _STUDENTS_ONLY
     ignored = {key: why for key in state for pattern, why in reasons.items() if re.search(pattern, plain[key])}
@@ -77,7 +78,9 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
         raise UserError(f"{checkpoint}: holds some parameters twice, with and without a 'module.' or 'bert.' prefix")
     try:
         model = RetrievalModel(_model_config(checkpoint, found, student, vision, text, settings))
-    except (ValueError, TypeError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # timm's and transformers' have no common base
         raise UserError(f"{vision_file} and {text_file} describe no model that can be built: {error}") from error
     converted = {ours: state[key] for key, ours in used.items()}
     for ours in _SCALARS.values():
@@ -136,6 +139,25 @@ def _read_sizes(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     if wrong:
         raise UserError(f"{path}: no sizes {', '.join(wrong)}; give the JSON file that the authors' code was given")
     return sizes
+
+
+def _check_sizes(
+    found: State, vision: dict[str, Any], text: dict[str, Any], settings: Mapping[str, Any], complaint: str
+) -> None:
+    """Raise UserError where the files contradict each other in ways that no parameter's shape shows."""
+    width = found["vision_proj.weight"].shape[-1] if "vision_proj.weight" in found else None
+    for what, stated, actual in (
+        ("image_res", vision["image_res"], settings.get("image_res")),
+        ("vision_width", vision.get("vision_width"), width),
+        ("encoder_width", text.get("encoder_width"), width),
+    ):
+        if None not in (stated, actual) and stated != actual:
+            raise UserError(f"{complaint}: {what} is {stated} there and {actual} in the checkpoint")
+    if not 0 < text["fusion_layer"] < text["num_hidden_layers"]:
+        raise UserError(
+            f"{complaint}: fusion_layer is {text['fusion_layer']} of {text['num_hidden_layers']} layers; it must leave "
+            "layers on both sides"
+        )
 
 
 def _our_name(key: str, text_layers: int) -> str:
@@ -205,10 +227,13 @@ def _check(converted: State, expected: State, used: dict[str, str], complaint: s
         if ours in expected and converted[ours].shape != expected[ours].shape
     ]
     if missing or unexplained or misshapen:
-        more = f" and {len(misshapen) - 3} more" if len(misshapen) > 3 else ""
-        raise UserError(
-            f"{complaint}; missing: {missing}, unexplained: {unexplained}, misshapen: {misshapen[:3]}{more}"
-        )
+        named = {"missing": missing, "unexplained": unexplained, "misshapen": misshapen}
+        raise UserError(f"{complaint}; " + ", ".join(f"{what}: {_some(keys)}" for what, keys in named.items()))
     broken = [key for key, ours in used.items() if not converted[ours].isfinite().all()]
     if broken:
         raise UserError(f"{complaint}: values of {', '.join(broken)} are not finite")
+
+
+def _some(keys: list[str]) -> str:
+    """A list as messages print it, cut when it is long."""
+    return f"{keys[:8]}{f' and {len(keys) - 8} more' if len(keys) > 8 else ''}"

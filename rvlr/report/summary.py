@@ -17,28 +17,28 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from rvlr import io
 from rvlr.errors import UserError
+from rvlr.evaluation.protocols import NDCG_CUTOFFS, RECALL_CUTOFFS
 from rvlr.report import compare
 from rvlr.report.compare import Comparison
 
 KINDS = ("initial", "teacher", "student")
-CUTOFFS = (10, 20, 50)
 PROTOCOL = "corrected"  # the one whose values are kept query by query
 MEDIAN_RANKS = {"I→T median rank": "i2t_median_rank", "T→I median rank": "t2i_median_rank"}  # `paper` has none
 SECTIONS: dict[str, dict[str, str]] = {
     "Cross-modal": {
-        **{f"I→T R@{k}": f"i2t_r@{k}" for k in (1, 5, 10)},
-        **{f"T→I R@{k}": f"t2i_r@{k}" for k in (1, 5, 10)},
+        **{f"I→T R@{k}": f"i2t_r@{k}" for k in RECALL_CUTOFFS},
+        **{f"T→I R@{k}": f"t2i_r@{k}" for k in RECALL_CUTOFFS},
         "R-mean": "r_mean",
         "R-sum": "r_sum",
         **MEDIAN_RANKS,
     },
     "Single-modal": {
-        **{f"I→I NDCG@{k}": f"i2i_ndcg@{k}" for k in CUTOFFS},
-        **{f"T→T NDCG@{k}": f"t2t_ndcg@{k}" for k in CUTOFFS},
+        **{f"I→I NDCG@{k}": f"i2i_ndcg@{k}" for k in NDCG_CUTOFFS},
+        **{f"T→T NDCG@{k}": f"t2t_ndcg@{k}" for k in NDCG_CUTOFFS},
     },
     "Mixed": {
-        **{f"I→IT NDCG@{k}": f"i2it_ndcg@{k}" for k in CUTOFFS},
-        **{f"T→IT NDCG@{k}": f"t2it_ndcg@{k}" for k in CUTOFFS},
+        **{f"I→IT NDCG@{k}": f"i2it_ndcg@{k}" for k in NDCG_CUTOFFS},
+        **{f"T→IT NDCG@{k}": f"t2it_ndcg@{k}" for k in NDCG_CUTOFFS},
     },
 }
 TERMINAL: dict[str, dict[str, str]] = {

@@ -96,6 +96,7 @@ def _fingerprint(
             "settings": settings,
             "seed": seed,
             "splits": {name: split.checksum for name, split in splits.items()},
+            "cache": io.read_json(paths.splits / "dataset.json").get("cache"),
             "inputs": [io.sha256(path) for path in inputs],
         }
     )

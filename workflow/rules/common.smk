@@ -5,9 +5,11 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
 
 from rvlr import config as rvlr_config
+from rvlr import io
 from rvlr.config import sources as rvlr_sources
 from rvlr.data import public
 from rvlr.data.records import SPLITS
@@ -26,21 +28,19 @@ except UserError as error:
 DATASET = SETTINGS.dataset.name
 RESULTS = f"results/{DATASET}"
 DOWNLOADS = str(SETTINGS.downloads)
+SOURCES = f"{RESULTS}/config/sources.yaml"
 PUBLIC = isinstance(SETTINGS.dataset, rvlr_config.PublicSet)
 
-# Where sources lie below the downloads: folders of images that are unpacked from an archive, and single files.
-IMAGES_OF = (
-    {
-        f"{SETTINGS.dataset.kind}/images/{folder}": source
-        for folder, source in public.image_sources(SETTINGS.dataset).items()
-    }
-    if PUBLIC
-    else {}
-)
+# Where the sources lie below the downloads: single files, and folders of images that are unpacked from an archive.
 SOURCE_OF = {
     known.file: name
     for name, known in rvlr_sources.KNOWN.items()
-    if name not in IMAGES_OF.values()
+    if known.folder is None
+}
+IMAGES_OF = {
+    known.folder: name
+    for name, known in rvlr_sources.KNOWN.items()
+    if known.folder is not None
 }
 
 
@@ -105,29 +105,26 @@ def prepared_images():
     )
 
 
-def source_json(wildcards):
-    """Where a source comes from as one line of JSON."""
-    name = wildcards.source
-    return rvlr_sources.resolve(name, SETTINGS.sources.get(name)).to_json()
-
-
-def source_config(wildcards):
-    """The frozen section of the source that a file or a folder of images is made from."""
+def source_name(wildcards):
+    """The source that a file or a folder of images is made from."""
     if hasattr(wildcards, "folder"):
-        name = IMAGES_OF[wildcards.folder]
-    else:
-        name = SOURCE_OF[wildcards.file]
-    return f"{DOWNLOADS}/config/{name}.yaml"
+        return IMAGES_OF[wildcards.folder]
+    return SOURCE_OF[wildcards.file]
 
 
-def archive_of_images(wildcards):
-    """Where the archive of a folder of images is kept."""
-    return f"{DOWNLOADS}/{rvlr_sources.KNOWN[IMAGES_OF[wildcards.folder]].file}"
+def write_sources():
+    """Write the configuration's sources for the fetching rules."""
+    given = {
+        name: source.model_dump(mode="json", exclude_unset=True)
+        for name, source in SETTINGS.sources.items()
+    }
+    io.write_text(Path(SOURCES), yaml.safe_dump(given))
 
 
 def fetched_images(wildcards):
     """The records of the folders of images that a public data set is made of; own photographs lie where they are."""
-    return [f"{DOWNLOADS}/{folder}.json" for folder in IMAGES_OF]
+    names = public.image_sources(SETTINGS.dataset).values() if PUBLIC else ()
+    return [f"{DOWNLOADS}/{rvlr_sources.KNOWN[name].folder}.json" for name in names]
 
 
 def images_of_splits(wildcards):
@@ -139,7 +136,7 @@ def images_of_splits(wildcards):
     else:
         # the preparation of own photographs has opened each of them
         images = [f"{RESULTS}/verified.json"] if PUBLIC else []
-    return [f"{RESULTS}/splits/dataset.json", *images]
+    return [f"{RESULTS}/splits/dataset.json", *fetched_images(wildcards), *images]
 
 
 def source_files(wildcards):

@@ -12,6 +12,7 @@ rule prepare_data:
         "results/{dataset}/benchmarks/prepare.tsv"
     conda:
         "../../envs/rvlr.yaml"
+    threads: 8
     params:
         downloads=DOWNLOADS,
         folder=subpath(output.about, ancestor=2),
