@@ -407,6 +407,3 @@ def test_progress_tells_bytes_in_units(
     fetch(target, server.address(), checksum=MD5)
     assert any(re.match(rf"fetching {NAME} 1.00M/1.00M \(100 %\) .*B/s, 00:00 gone", line) for line in log.messages)
     assert any(re.match(rf"checking {NAME} 1.00M/1.00M \(100 %\)", line) for line in log.messages)
-    target.unlink()
-    fetch(target, server.address(Answer(length=False)), checksum=MD5)  # of unknown length
-    assert any(re.match(rf"fetching {NAME} .*M/\? ", line) for line in log.messages)

@@ -1,11 +1,10 @@
 """Protocols: which queries rank which gallery by which score, and the numbers that come out.
 
-Enters: embeddings, match logits and relevance of a split, see `Inputs`. Leaves: a `Result`. `paper` gives the
-numbers of METHOD.md "Evaluation, the paper's protocol", with the accidents named under "Where the published code
-differs"; `corrected` mends them. N images, C captions, E the width of the shared embedding space, Q queries, G items.
-
-Directions: i2t and t2i are cross-modal, i2i and t2t single-modal, i2it and t2it mixed. In a mixed list, index j < N
-is image j and index N + c is caption c. Queries go in batches, so that nothing as large as a score matrix is made.
+Enters: embeddings, match logits and relevance of a split, see `Inputs`. Leaves: a `Result`. `paper` gives the numbers
+of METHOD.md "Evaluation, the paper's protocol", with the accidents named under "Where the published code differs";
+`corrected` mends them. N images, C captions, E the width of the embedding space, Q queries, G items. Directions: i2t
+and t2i are cross-modal, i2i and t2t single-modal, i2it and t2it mixed; there, in `corrected`, item j < N is image j
+and item N + c is caption c. Queries go in batches, so that nothing as large as a score matrix is made.
 """
 
 from collections.abc import Callable
@@ -32,9 +31,9 @@ class Inputs:
 
     image_embeds (N, E) and text_embeds (C, E): of any length above 0; cosines are taken. scores_i2t (N, C) and
     scores_t2i (C, N): match logits of each query's candidates, `NOT_A_CANDIDATE` elsewhere. relevance (C, N): see
-    `rvlr.relevance`, may be memory-mapped. caption_image (C,): the image each caption belongs to, in ascending order,
-    each image at least once. All float32 but the last. Raises ValueError if they do not fit together, UserError for
-    fewer than two images.
+    `rvlr.relevance`, may be memory-mapped. caption_image (C,): the image of each caption, ascending, each image at
+    least once. All float32 but the last. Raises ValueError if they do not fit together, UserError for less than two
+    images.
     """
 
     image_embeds: np.ndarray
@@ -132,7 +131,7 @@ def paper(inputs: Inputs) -> Result:
     - t2it: cosines of captions beside, for image j and the query of image q, the logit of image q for *j's* first
       caption, and its relevance: both matrices are read the wrong way round.
 
-    Text queries are the first captions only. A query without a relevant item counts as 0. Equal scores are left in the
+    Text queries are the first captions only. A query without a relevant item counts as 0. Equal scores stay in the
     order in which NumPy's sort leaves them, which may depend on the CPU.
     """
     result = Result()
@@ -190,7 +189,7 @@ def _paper_t2it(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _published_cosines(queries: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Cosines (Q, G) of embeddings (Q, E) and (G, E) in the published order of operations, in torch: among thousands of
     items some scores differ in their last bits only, and which of them comes first shows in the sixth digit."""
-    first, second = torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(np.ascontiguousarray(items))
+    first, second = (torch.from_numpy(np.ascontiguousarray(embeds)) for embeds in (queries, items))
     cosines = first @ second.T
     cosines /= torch.linalg.vector_norm(first, dim=1)[:, None]
     cosines /= torch.linalg.vector_norm(second, dim=1)
@@ -198,7 +197,7 @@ def _published_cosines(queries: np.ndarray, items: np.ndarray) -> np.ndarray:
 
 
 def _judge_as_published(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The gains of the list and of the ideal list, (Q, depth), of lists in the order of a reversed argsort."""
+    """The gains of lists in the order of a reversed argsort, and of ideal lists, (Q, depth)."""
     depth = min(NDCG_CUTOFFS[-1], scores.shape[1])
     order = metrics.top_k(scores, relevance, depth)
     following = np.sort(np.partition(scores, -min(depth + 1, scores.shape[1]), axis=1)[:, -depth - 1 :], axis=1)
