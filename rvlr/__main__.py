@@ -56,7 +56,7 @@ def freeze(
 def prepare(
     config_file: ConfigFile,
     output: Output,
-    downloads: Annotated[Path, typer.Option(help="Folder of what was fetched.")] = Path("downloads"),
+    downloads: Annotated[Path, typer.Option(help="Folder of what was fetched.")] = config.DOWNLOADS,
     log_file: LogFile = None,
 ) -> None:
     """Make the splits of a data set: OUTPUT/splits, and OUTPUT/images where the images are made here."""

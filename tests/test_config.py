@@ -243,6 +243,36 @@ def test_counts_that_are_not_given_are_the_known_ones() -> None:
     assert found.dataset.counts.model_dump() == {"train": 3, "val": None, "test": 5_000}
 
 
+def test_weights_that_would_not_be_fetched() -> None:
+    weights = {"vision": {"weights": "downloads/weights/swin.pth"}, "text": {"weights": "downloads/weights/bert"}}
+    pair = {"kind": "single-modal", **weights}
+    message = faults_of(downloads="big/disk", models={"base": weights}, teachers={"t": None, "pair": pair})
+    for key in ("models.base.vision", "models.base.text", "teachers.pair.vision", "teachers.pair.text"):
+        assert f"{key}.weights: downloads/weights/" in message
+    assert "downloads is big/disk; write big/disk/weights/swin.pth" in message
+    config.parse({**MINIMAL, "models": {"base": weights}}, "my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "subset", "images"),
+    [
+        ("shapes", "first-400", "400"),
+        ({"kind": "coco"}, "folds-6000", "5,000"),
+        ({"kind": "coco"}, "first-5000", "5,000"),
+    ],
+)
+def test_subsets_as_large_as_the_test_split(dataset: Any, subset: str, images: str) -> None:
+    message = faults_of(dataset=dataset, evaluation={"subsets": ["first-10", subset]})
+    assert f"1 fault in the configuration\n  evaluation.subsets: '{subset}', but test has {images} images" in message
+
+
+def test_paths_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/people/me")
+    found = config.parse({**MINIMAL, "downloads": "~/d", "sources": {"coco-val2014": {"existing": "~/v"}}}, "my.yaml")
+    assert found.downloads == Path("/people/me/d")
+    assert found.sources["coco-val2014"].existing == Path("/people/me/v")
+
+
 def test_command_line_checks_and_shows(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))

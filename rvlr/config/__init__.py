@@ -45,6 +45,7 @@ from rvlr.config.sources import KNOWN, Source
 from rvlr.errors import UserError
 
 __all__ = [
+    "DOWNLOADS",
     "Augmentation",
     "Cache",
     "Coco",
@@ -83,8 +84,6 @@ _KINDS = {
     "dataset": (1, ("shapes", "custom", "coco", "flickr30k", "vizwiz")),
     "teachers": (2, ("retrieval", "single-modal")),
 }
-
-
 DOWNLOADS = Path("downloads")
 
 
@@ -231,14 +230,16 @@ def _late_faults(found: Config) -> list[str]:
     """What would fail only after hours: weights that are not fetched, since they lie below another folder than the
     downloads do, and subsets as large as the test split."""
     faults = []
-    for name, model in found.models.items():
-        for part, weights in (("vision", model.vision.weights), ("text", model.text.weights)):
-            inside = Path(weights).is_relative_to(DOWNLOADS)
-            if inside and found.downloads != DOWNLOADS and not Path(weights).exists():
-                wanted = found.downloads / Path(weights).relative_to(DOWNLOADS)
+    holders: dict[str, Any] = {f"models.{name}": model for name, model in found.models.items()}
+    holders |= {f"teachers.{name}": pair for name, pair in found.teachers.items() if pair.kind == "single-modal"}
+    for key, holder in holders.items():
+        for part in ("vision", "text"):
+            weights = Path(getattr(holder, part).weights)
+            if weights.is_relative_to(DOWNLOADS) and found.downloads != DOWNLOADS and not weights.exists():
+                wanted = found.downloads / weights.relative_to(DOWNLOADS)
                 faults.append(
-                    f"models.{name}.{part}.weights: {weights} would not be fetched, since downloads is "
-                    f"{found.downloads}; write {wanted}"
+                    f"{key}.{part}.weights: {weights} would not be fetched, since downloads is {found.downloads}; "
+                    f"write {wanted}"
                 )
     dataset = found.dataset
     images = dataset.test if dataset.kind == "shapes" else dataset.counts.test if dataset.kind != "custom" else None
