@@ -2,15 +2,15 @@
 
 import io
 import json
-import tarfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import annotations
 import numpy as np
 import swin_original
 import torch
+from archives import make_tar, make_zip
 from PIL import Image
 from transformers import BertConfig, BertModel
 
@@ -37,21 +37,10 @@ def jpeg(number: int) -> bytes:
 
 
 def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
+    """With entries for folders, as the originals have."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted({f"{name.rpartition('/')[0]}/" for name in members if "/" in name}):
-            archive.writestr(name, "")
-        for name, data in members.items():
-            archive.writestr(name, data)
-
-
-def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz") as archive:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
+    folders = sorted({f"{name.rpartition('/')[0]}/" for name in members if "/" in name})
+    make_zip(path, [*((folder, b"") for folder in folders), *members.items()])
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -64,21 +53,18 @@ def karpathy(names: Mapping[str, tuple[str, int]], dataset: str) -> dict[str, An
     images = []
     for image, (split, number) in names.items():
         folder, _, file = image.rpartition("/")
-        sentences = [{"raw": caption, "imgid": number, "tokens": caption.split()} for caption in captions_of(number)]
-        record = {"filename": file, "imgid": number, "sentences": sentences, "split": split}
-        images.append(record | ({"filepath": folder, "cocoid": number} if dataset == "coco" else {}))
+        more = {"filepath": folder, "cocoid": number} if dataset == "coco" else {}
+        images.append(annotations.karpathy(file, split, captions_of(number), **more))
     return {"images": images, "dataset": dataset}
 
 
 def evaluation_list(names: Mapping[str, int]) -> list[dict[str, Any]]:
-    return [{"image": image, "caption": captions_of(number)} for image, number in names.items()]
+    return [annotations.listed(image, captions_of(number)) for image, number in names.items()]
 
 
 def training_list(names: Mapping[str, int]) -> list[dict[str, Any]]:
     return [
-        {"image": image, "caption": caption, "image_id": number}
-        for image, number in names.items()
-        for caption in captions_of(number)
+        annotations.single(image, caption, number) for image, number in names.items() for caption in captions_of(number)
     ]
 
 
@@ -108,7 +94,9 @@ def make_flickr30k(root: Path) -> None:
     splits = [split for split, count in COUNTS.items() for _ in range(count)]
     names = {f"flickr30k-images/{1000 + number}.jpg": (split, number) for number, split in enumerate(splits)}
     members = {name: jpeg(number) for name, (_, number) in names.items()}
-    write_tar(root / KNOWN["flickr30k-images"].file, members | {"flickr30k-images/readme.txt": b"terms"})
+    archive = root / KNOWN["flickr30k-images"].file
+    archive.parent.mkdir(parents=True)
+    make_tar(archive, [*members.items(), ("flickr30k-images/readme.txt", b"terms")])
     write_captions(root, {"flickr30k": karpathy(names, "flickr30k")})
     for split in COUNTS:
         chosen = {name: number for name, (own, number) in names.items() if own == split}
