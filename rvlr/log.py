@@ -56,7 +56,7 @@ class Progress:
             self.total,
             now - self.begun,
             prefix=self.name,
-            unit=self.unit,
+            unit=f" {self.unit}" if self.unit != "B" else "B",
             unit_scale=self.unit == "B",
             initial=self.initial,
             bar_format="{desc} {n_fmt}/{total_fmt} ({percentage:.0f} %) {rate_fmt}, {elapsed} gone, {remaining} left",

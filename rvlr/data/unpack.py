@@ -157,7 +157,7 @@ def _unpack(archive: Path, file: IO[bytes], folder: Path, images: int | None) ->
     said = f", {len(kept):,} are there already" if kept else ""
     logger.info("%s: unpacking %s images into %s%s", archive, f"{len(members):,}", folder, said)
     unfinished.mkdir(exist_ok=True)
-    progress = Progress(f"unpack {archive.name}", len(members), " images", start=len(kept))
+    progress = Progress(f"unpack {archive.name}", len(members), "images", start=len(kept))
     pool = ThreadPoolExecutor(_THREADS if is_zip else 1)  # a tar is read from its beginning to its end
     try:
         for done, _ in enumerate(pool.map(partial(_write, archive, unfinished), missing), len(kept) + 1):
@@ -274,7 +274,7 @@ def _tar_members(archive: Path, file: IO[bytes], destination: Path) -> Iterator[
     unpacked = next((opener(file) for magic, opener in _MAGIC.items() if head.startswith(magic)), file)
     stream = _TarStream(unpacked, most)
     tar = tarfile.TarFile(fileobj=stream)
-    progress = Progress(f"check {archive.name}", packed // _MIB, " MiB")
+    progress = Progress(f"check {archive.name}", packed // _MIB, "MiB")
     total = 0
     for number, info in enumerate(tar, 1):
         total += info.size

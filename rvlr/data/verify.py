@@ -104,6 +104,6 @@ def in_threads(look: Callable[[str], T], images: Sequence[str], threads: int, wh
 
     pool = ThreadPoolExecutor(threads)
     try:
-        yield from track(pool.map(caught, images), what, len(images), " images")
+        yield from track(pool.map(caught, images), what, len(images), "images")
     finally:
         pool.shutdown(cancel_futures=True)
