@@ -112,6 +112,11 @@ def source_name(wildcards):
     return SOURCE_OF[wildcards.file]
 
 
+def downloads_folder(wildcards):
+    """Where everything lies that is fetched."""
+    return DOWNLOADS
+
+
 def write_sources():
     """Write the configuration's sources for the fetching rules."""
     given = {

@@ -14,7 +14,7 @@ rule prepare_data:
         "../../envs/rvlr.yaml"
     threads: 8
     params:
-        downloads=DOWNLOADS,
+        downloads=downloads_folder,
         folder=subpath(output.about, ancestor=2),
     shell:
         "python -m rvlr prepare --config {input.config} --downloads {params.downloads:q} --output {params.folder} "

@@ -16,7 +16,7 @@ rule fetch_file:
     params:
         source=source_name,
         sources=SOURCES,
-        downloads=DOWNLOADS,
+        downloads=downloads_folder,
     shell:
         "python -m rvlr data fetch {params.source} --sources {params.sources} --downloads {params.downloads:q} "
         "--log-file {log:q}"
@@ -35,7 +35,7 @@ rule fetch_images:
     params:
         source=source_name,
         sources=SOURCES,
-        downloads=DOWNLOADS,
+        downloads=downloads_folder,
     shell:
         "python -m rvlr data fetch {params.source} --sources {params.sources} --downloads {params.downloads:q} "
         "--log-file {log:q}"
