@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -111,26 +112,50 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def check_file(path: Path) -> None:
+    """Raise UserError unless `path` is a file: reading a pipe or a terminal may never return, or a device."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        missing = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else "no such file"
+        raise UserError(f"{path}: {missing}") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}; correct the path") from None
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'} found, a file expected")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises UserError if it cannot be read."""
+    check_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; check its permissions") from None
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 file. Raises UserError if it cannot be read."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+
+
 def read_json(path: Path) -> Any:
     """Read JSON, or raise UserError naming the file and the place of the fault."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno}: not valid JSON: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested too deep
+        raise UserError(f"{path}: not valid JSON: {error}") from None
 
 
 def read_yaml(path: Path) -> Any:
     """Read YAML, or raise UserError naming the file and the place of the fault."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        return yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
 

@@ -1,6 +1,7 @@
 """Captions files: what users get to read when one is wrong, and the entries they get when it is not."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,13 @@ def test_file_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "c.csv").mkdir()
     with pytest.raises(UserError) as caught:
         captions_file.read(tmp_path / "c.csv")
-    assert str(caught.value) == f"{tmp_path}/c.csv: cannot be read: Is a directory; check its permissions"
+    assert str(caught.value) == f"{tmp_path}/c.csv: a folder found, a file expected"
+    os.mkfifo(tmp_path / "d.json")
+    with pytest.raises(UserError, match=r"d\.json: a pipe or a device found, a file expected"):
+        captions_file.read(tmp_path / "d.json")
+    (tmp_path / "e.json").symlink_to("gone.json")
+    with pytest.raises(UserError, match=r"e\.json: a link to gone\.json, which is not there"):
+        captions_file.read(tmp_path / "e.json")
 
 
 def test_long_values_are_cut(tmp_path: Path) -> None:

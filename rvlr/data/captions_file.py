@@ -104,15 +104,11 @@ class Faults:
 def read(path: Path) -> tuple[list[Entry], Faults]:
     """Read a captions file whose extension is one of `READERS`.
 
-    Returns the entries that name an image, and the faults of single entries. Raises UserError if the file is
-    not UTF-8, not valid JSON or CSV, has a wrong CSV header or holds no record.
+    Returns the entries that name an image, and the faults of single entries. Raises UserError if the file cannot be
+    read, is not UTF-8, not valid JSON or CSV, has a wrong CSV header or holds no record.
     """
     faults = Faults(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; check its permissions") from None
-    text = _decode(data, faults)
+    text = _decode(io.read_bytes(path), faults)
     entries, empty = [], True
     for place, fields in READERS[path.suffix.lower()](text, faults):
         empty = False

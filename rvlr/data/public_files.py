@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
 
+from rvlr import io
 from rvlr.data.captions_file import FAULTS_SHOWN, show
 from rvlr.data.records import Record
 from rvlr.data.unpack import read_member
@@ -54,9 +55,9 @@ class File:
         if self.member:
             return read_member(self.path, self.member, MEMBER_LIMIT)
         try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read: {error.strerror}; {self.mend}") from None
+            return io.read_bytes(self.path)
+        except UserError as error:
+            raise UserError(f"{error}; {self.mend}") from None
 
 
 @dataclass(frozen=True)
