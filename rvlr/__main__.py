@@ -6,14 +6,15 @@ Stages import what they need when they run, so that checking a configuration doe
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from rvlr import authors_commands, config, io, log
 from rvlr.config.sources import KNOWN
 from rvlr.data import commands
-from rvlr.errors import Interrupted, UserError
+from rvlr.errors import Interrupted, UserError, describe_system
+from rvlr.ownership import check_apart, check_paths
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 config_app = typer.Typer(no_args_is_help=True, help="Check or show a configuration file.")
@@ -49,6 +50,7 @@ def freeze(
 
     import yaml
 
+    check_paths({}, {"--output": output})
     io.write_text(output, yaml.safe_dump(json.loads(section), sort_keys=False, allow_unicode=True))
 
 
@@ -62,18 +64,25 @@ def prepare(
     """Make the splits of a data set: OUTPUT/splits, and OUTPUT/images where the images are made here."""
     log.setup(log_file)
     section = config.load(config_file, config.Dataset)
+    from rvlr.data.records import split_files
+
+    given = {"--config": config_file, "--log-file": log_file}
     if section.kind == "shapes":
         from rvlr.data import shapes
 
+        check_paths(given, {"--output": [*split_files(output / "splits"), output / "images"]})
         shapes.prepare(section, output)
     elif section.kind == "custom":
         from rvlr.data import custom
 
+        given |= {"dataset.images": section.images, "dataset.captions": section.captions}
+        check_paths(given, {"--output": split_files(output / "splits")})
         custom.prepare(section, output)
     else:
         from rvlr.data import public
 
         files = {name: downloads / KNOWN[name].file for name in public.annotation_sources(section)}
+        check_paths({**given, "--downloads": files.values()}, {"--output": split_files(output / "splits")})
         public.prepare(section, files, str((downloads / section.kind / "images").absolute()), output)
 
 
@@ -102,6 +111,8 @@ def relevance(
         section = config.load(config_file, config.Relevance)
     else:
         section = config.parse({"scorer": scorer or "rouge-score", "stemmer": stemmer}, "options", config.Relevance)
+    given = {"--captions": captions, "--config": config_file, "--log-file": log_file}
+    check_paths(given, {"--output": stage.files(output)})
     stage.write(stage.read_captions(captions, captions_per_image), section, output)
 
 
@@ -115,6 +126,7 @@ def initialise(
 ) -> None:
     """Build the model that training starts from."""
     log.setup(log_file)
+    check_paths({"--config": config_file, "--split": split, "--log-file": log_file}, {"--output": output})
     from rvlr.data.records import read_split
     from rvlr.models import build
 
@@ -134,11 +146,7 @@ def train_teacher(
     """Stage 1: train a teacher with contrast and matching."""
     log.setup(log_file)
     section = config.load(config_file, config.TrainedTeacher)
-    from rvlr import distributed
-    from rvlr.training import stage
-
-    distributed.spread(section.training.processes)
-    stage.train(section, seed, stage.Paths(start_model, splits, None, resume, output))
+    _train(section, seed, config_file, start_model, splits, None, resume, output, log_file)
 
 
 @app.command()
@@ -155,6 +163,25 @@ def train_student(
     """Stage 2: train a student that also distils a teacher's features."""
     log.setup(log_file)
     section = config.load(config_file, config.Student)
+    _train(section, seed, config_file, start_model, splits, features, resume, output, log_file)
+
+
+def _train(
+    section: config.TrainedTeacher | config.Student,
+    seed: int,
+    config_file: Path,
+    start_model: Path,
+    splits: Path,
+    features: Path | None,
+    resume: Path,
+    output: Path,
+    log_file: Path | None,
+) -> None:
+    given = {"--config": config_file, "--start-model": start_model, "--splits": splits, "--features": features}
+    made = [output / name for name in ("model", "metrics.jsonl", "config.yaml", "tensorboard")]
+    # what --resume holds is checked by the training, which knows its names
+    check_apart({**given, "--log-file": log_file}, {"--resume": resume, "--output": made})
+    check_paths({}, {"--output": made})
     from rvlr import distributed
     from rvlr.training import stage
 
@@ -173,6 +200,8 @@ def extract(
     """Store a teacher's single-modal features of a split."""
     log.setup(log_file)
     section = config.load(config_file, config.Teacher)
+    given = {"--config": config_file, "--split": split, "--model": model, "--log-file": log_file}
+    check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
     from rvlr import distributed, features
     from rvlr.data.records import read_split
 
@@ -194,6 +223,9 @@ def evaluate(
     """Evaluate a model three ways; writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
     log.setup(log_file)
     section = config.load(config_file, config.Scoring)
+    given = {"--config": config_file, "--model": model, "--split": split, "--relevance": relevance}
+    made = [output / f"{split.stem}.json", output / "rankings.npz"]
+    check_paths({**given, "--log-file": log_file}, {"--output": made})
     from rvlr import devices
     from rvlr.evaluation import stage
 
@@ -212,6 +244,10 @@ def summarise(
 ) -> None:
     """Mean and standard deviation over seeds, and differences between trained runs, as tables."""
     log.setup(log_file)
+    check_paths(
+        {"EVALUATIONS": evaluations, "--log-file": log_file},
+        {"--csv": csv, "--comparisons": comparisons, "--markdown": markdown, "--text": text},
+    )
     from rvlr.report import summary
 
     summary.summarise(evaluations, csv, comparisons, markdown)
@@ -226,6 +262,7 @@ def plot_losses(
 ) -> None:
     """Draw the loss curves of runs, named by the folders of their metrics.jsonl."""
     log.setup(log_file)
+    check_paths({"METRICS": metrics, "--log-file": log_file}, {"--output": output})
     from rvlr.report import figures
 
     figures.plot_losses({path.parent.name: path for path in metrics}, output)
@@ -239,6 +276,7 @@ def plot_three_ways(
 ) -> None:
     """Draw the three ways of retrieval as bars."""
     log.setup(log_file)
+    check_paths({"EVALUATIONS": evaluations, "--log-file": log_file}, {"--output": output})
     from rvlr.report import figures
 
     figures.plot_three_ways(evaluations, output)
@@ -256,6 +294,10 @@ def draw_sheets(
 ) -> None:
     """Draw what a run retrieves for some queries."""
     log.setup(log_file)
+    check_paths(
+        {"--rankings": rankings, "--split": split, "--log-file": log_file},
+        {"--cross-modal": cross_modal, "--single-modal": single_modal},
+    )
     from rvlr.data.records import read_split
     from rvlr.report import sheets
 
@@ -273,20 +315,28 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        if log.logger.handlers:
-            log.logger.error("%s", error)
-        else:
-            typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        _fail(str(error))
     except Interrupted as stop:
         log.logger.warning("%s", stop)
         sys.exit(stop.exit_status)
-    except Exception:
+    except Exception as error:
+        message = describe_system(error)
+        if message is not None:
+            _fail(message)
         # a fault of ours: the traceback belongs in the log file too
         if not log.logger.handlers:
             raise
         log.logger.exception("unexpected error")
         sys.exit(1)
+
+
+def _fail(message: str) -> NoReturn:
+    """Show the one message of a command that failed and exit with status 1."""
+    if log.logger.handlers:
+        log.logger.error("%s", message)
+    else:
+        typer.echo(f"error: {message}", err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

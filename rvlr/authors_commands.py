@@ -7,6 +7,7 @@ import typer
 
 from rvlr import config, log
 from rvlr.errors import UserError
+from rvlr.ownership import check_paths
 
 app = typer.Typer()
 
@@ -32,6 +33,8 @@ def import_checkpoint(
 ) -> None:
     """Turn a published checkpoint into a model folder, whose import.json says what became of its keys."""
     log.setup(log_file)
+    given = {"CHECKPOINT": checkpoint, "--vision-config": vision_config, "--text-config": text_config}
+    check_paths({**given, "--log-file": log_file}, {"--output": output})
     from transformers import AutoTokenizer
 
     from rvlr.models import published
@@ -60,6 +63,8 @@ def import_features(
 ) -> None:
     """Turn the authors' teacher features, one row a caption, into those that students are trained with."""
     log.setup(log_file)
+    given = {"--image": image, "--text": text, "--annotations": annotations, "--split": split, "--log-file": log_file}
+    check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
     from rvlr import authors_files
     from rvlr.data.records import read_split
 
@@ -84,6 +89,10 @@ def export_features(
     from rvlr import authors_files
     from rvlr.data.records import read_split
 
+    check_paths(
+        {"--features": features, "--split": split, "--annotations": annotations, "--log-file": log_file},
+        {"--output": [output / name for name in (authors_files.IMAGE_FILE, authors_files.TEXT_FILE)]},
+    )
     authors_files.export_features(features, read_split(split), annotations or [], output)
 
 
@@ -102,6 +111,8 @@ def import_relevance(
     from rvlr import authors_files, relevance
 
     section = config.parse({"scorer": scorer, "stemmer": stemmer}, "options", config.Relevance)
+    given = {"FILE": file, "--captions": captions, "--log-file": log_file}
+    check_paths(given, {"--output": relevance.files(output)})
     authors_files.import_relevance(file, relevance.read_captions(captions, captions_per_image), section, output)
 
 
@@ -117,4 +128,5 @@ def export_relevance(
     log.setup(log_file)
     from rvlr import authors_files, relevance
 
+    check_paths({"FILE": file, "--captions": captions, "--log-file": log_file}, {"--output": output})
     authors_files.export_relevance(file, relevance.read_captions(captions, captions_per_image), output)

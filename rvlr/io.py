@@ -1,8 +1,10 @@
 """Files between stages: complete or absent, and each says what made it.
 
-Everything is written under a temporary name beside its target, flushed to disk and renamed.
+Everything is written under a temporary name beside its target, flushed to disk and renamed. What `rvlr` did not make is
+never replaced, see `rvlr.ownership`.
 """
 
+import errno
 import glob
 import hashlib
 import json
@@ -23,7 +25,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from rvlr import __version__
+from rvlr import __version__, ownership
 from rvlr.errors import UserError
 from rvlr.log import logger
 
@@ -68,7 +70,11 @@ def alone(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; on success it is fsynced and renamed to `path`, otherwise removed."""
+    """Yield a temporary path; on success it is fsynced and renamed to `path`, otherwise removed. Raises UserError if
+    there is a file at `path` that `rvlr` did not make."""
+    ownership.check(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     _clear_leftovers(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", suffix=path.suffix, dir=path.parent)
     os.close(descriptor)
@@ -77,6 +83,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)
         sync(temporary)
+        ownership.record(path)
         temporary.replace(path)
         sync(path.parent)
     finally:
@@ -85,20 +92,32 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder; on success its files are fsynced and it takes the place of `path`."""
+    """Yield a temporary folder; on success its files are fsynced and it takes the place of `path`. Raises UserError if
+    there is something at `path` that `rvlr` did not make."""
+    ownership.check(path)
     _clear_leftovers(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
+        ownership.record_folder(temporary)
         for file in temporary.rglob("*"):
             sync(file)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-        sync(path.parent)
+        replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(made: Path, path: Path) -> None:
+    """Let a complete folder take the place of `path`. Raises UserError if that holds something that `rvlr` did not
+    make."""
+    ownership.check(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    made.replace(path)
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ share one terminal and the same lines must read well in a file and on a cluster.
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,14 +15,19 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from rvlr.errors import UserError
+
 T = TypeVar("T")
 logger = logging.getLogger("rvlr")
+_LINE = re.compile(rb"\d\d:\d\d:\d\d [A-Z]+ ")  # how every line of a log begins
 
 
 def setup(log_file: Path | None = None) -> None:
-    """Send the package's messages to stderr and, if given, to the end of `log_file`."""
+    """Send the package's messages to stderr and, if given, to the end of `log_file`. Raises UserError if that file
+    holds something else than a log."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log_file is not None:
+        _check_log(log_file)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
@@ -31,6 +37,17 @@ def setup(log_file: Path | None = None) -> None:
     # of several processes of one stage the first speaks, the others only of trouble
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logger.propagate = False
+
+
+def _check_log(path: Path) -> None:
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return
+    begin = b""
+    if path.is_file():
+        with path.open("rb") as stream:
+            begin = stream.read(64)
+    if not _LINE.match(begin):
+        raise UserError(f"--log-file {path}: exists and is not a log of rvlr; give another path")
 
 
 class Progress:

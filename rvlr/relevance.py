@@ -21,7 +21,7 @@ from rapidfuzz.distance import LCSseq
 from rapidfuzz.process import cdist
 from rouge_score.tokenizers import DefaultTokenizer
 
-from rvlr import config, io
+from rvlr import config, io, ownership
 from rvlr.data import captions_file
 from rvlr.data.records import Record, Split, read_split
 from rvlr.errors import UserError
@@ -64,19 +64,21 @@ def write(split: Split, section: config.Relevance, output: Path) -> None:
     describe(split, section, output)
 
 
+def files(output: Path) -> list[Path]:
+    """The matrix at `output` and the description beside it. Raises UserError if `output` is no .npy."""
+    if output.suffix != ".npy":
+        raise UserError(f"{output}: the matrix is written as .npy; give an output with that ending")
+    return [output, output.with_suffix(".json")]
+
+
 def clear(output: Path) -> None:
     """Remove the .json beside `output`: an interrupted run must not leave the old description beside a new matrix.
 
     Raises UserError if `output` is no .npy, or if the .json is something else, such as the captions themselves.
     """
-    about = output.with_suffix(".json")
-    if output.suffix != ".npy":
-        raise UserError(f"{output}: the matrix is written as .npy; give an output with that ending")
-    if about.exists():
-        found = io.read_json(about)
-        if not isinstance(found, dict) or "scorer" not in found:
-            raise UserError(f"{about}: would be replaced by the description of {output.name}; name another output")
-        about.unlink()
+    _, about = files(output)
+    ownership.check(about)
+    about.unlink(missing_ok=True)
 
 
 def describe(split: Split, section: config.Relevance, output: Path, **more: Any) -> None:

@@ -18,6 +18,7 @@ from rvlr.data import cache
 from rvlr.data.images import evaluation_transform, load_image
 from rvlr.data.records import Record, Split
 from rvlr.errors import UserError
+from rvlr.ownership import LEDGER
 
 SECTION = config.Cache(short_side=48)
 
@@ -27,7 +28,8 @@ def split(root: Path, names: list[str], name: str = "train") -> Split:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != LEDGER]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from rvlr.config.sources import Source
 from rvlr.data import download
 from rvlr.errors import UserError
 from rvlr.log import Progress
+from rvlr.ownership import LEDGER
 
 NAME = "coco-val2014"
 DATE = "Mon, 01 Jan 2024 00:00:00 GMT"
@@ -62,7 +63,7 @@ def failure(target: Path, *addresses: str, patience: download.Patience = QUICK, 
 
 
 def beside(target: Path) -> set[str]:
-    return {file.name for file in target.parent.iterdir()} - {target.name, f".{target.name}.lock"}
+    return {file.name for file in target.parent.iterdir()} - {target.name, f".{target.name}.lock", LEDGER}
 
 
 def git_blob(body: bytes) -> str:

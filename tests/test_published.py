@@ -338,10 +338,10 @@ def test_command_line(imported: published.Imported, tmp_path: Path) -> None:
     assert "keys missing: 0\n" in messages
     found = CliRunner().invoke(app, ["import-checkpoint", files[0], "--tokenizer", "no/where", *options, str(output)])
     assert "--tokenizer: 'no/where' is neither a folder nor a name on the hub" in str(found.exception)
-    (tmp_path / "mine.txt").touch()
+    (tmp_path / "mine.txt").write_text("my own")
     found = CliRunner().invoke(app, ["import-checkpoint", files[0], *options, str(tmp_path)])
     assert isinstance(found.exception, UserError)
-    assert "is no model folder" in str(found.exception)
+    assert "rvlr did not make mine.txt in it" in str(found.exception)
     assert (tmp_path / "mine.txt").exists()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import PIL
 from PIL import Image
 
-from rvlr import config, io
+from rvlr import config, io, ownership
 from rvlr.data.captions_file import Faults, show
 from rvlr.data.images import ImageError, decode
 from rvlr.data.records import Split
@@ -40,6 +40,7 @@ def build(splits: Sequence[Split], section: config.Cache, folder: Path, threads:
     as it was then, and what is finished is kept for the next try.
     """
     root, names = distinct_images(splits)
+    ownership.check_paths({"the images of the splits,": root}, {"--output": folder})
     if any(name.split("/")[0] == _ABOUT for name in names):
         raise UserError(f"{root / _ABOUT}: the cache has a file of that name itself; rename the image")
     about = {
@@ -69,9 +70,8 @@ def build(splits: Sequence[Split], section: config.Cache, folder: Path, threads:
     size = sum((images / name).stat().st_size for name in names)
     about |= {"images": len(names), "bytes": size, "provenance": io.provenance()}
     io.write_json(images / _ABOUT, about)
-    if folder.exists():
-        shutil.rmtree(folder)
-    images.replace(folder)
+    ownership.record_folder(images)
+    io.replace_folder(images, folder)
     shutil.rmtree(unfinished)
     logger.info("%s: %s images, %.2f GB", folder, f"{len(names):,}", size / 1e9)
 

@@ -8,6 +8,7 @@ import typer
 from rvlr import config, io, log
 from rvlr.config.sources import KNOWN, resolve
 from rvlr.errors import UserError
+from rvlr.ownership import check_paths
 
 app = typer.Typer(no_args_is_help=True, help="Fetch, check and prepare data.")
 
@@ -83,6 +84,8 @@ def verify(
     from rvlr.data import verify as stage
     from rvlr.data.records import SPLITS, read_split
 
+    made = [output, output.with_name(stage.LISTING)]
+    check_paths({"--splits": splits, "--log-file": log_file}, {"--output": made})
     stage.verify([read_split(splits / f"{name}.jsonl", originals=True) for name in SPLITS], output)
 
 
@@ -98,6 +101,7 @@ def cache(
     section = config.load(config_file, config.Dataset)
     if section.kind == "shapes" or section.cache is None:
         raise UserError(f"{config_file}: cache is not set; give dataset.cache its short_side, format and quality")
+    check_paths({"--config": config_file, "--splits": splits, "--log-file": log_file}, {"--output": output})
     from rvlr.data import cache as stage
     from rvlr.data.records import SPLITS, read_split
 

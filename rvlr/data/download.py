@@ -93,6 +93,8 @@ def _link(name: str, source: Source, file: Path, target: Path) -> None:
         raise UserError(f"{where}: {problem}; give the right file, or its own size and checksum beside existing")
     if target.exists() and target.samefile(file):
         return
+    if target.exists() and not target.is_symlink():
+        raise UserError(f"{where}: {target} is a file already; delete that file to use the other, or drop `existing`")
     link = target.with_name(f".{target.name}.link")
     link.unlink(missing_ok=True)
     link.symlink_to(file)

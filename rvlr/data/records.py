@@ -78,6 +78,11 @@ def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
     return sorted(records, key=draw)
 
 
+def split_files(folder: Path) -> list[Path]:
+    """The files that `write_splits` makes in `folder`."""
+    return [*(folder / f"{name}.jsonl" for name in SPLITS), folder / "dataset.json"]
+
+
 def write_splits(folder: Path, splits: Mapping[str, Iterable[Record]], image_root: str, **about: Any) -> None:
     """Write the three split files, then `dataset.json`. `about` is stored in the latter."""
     counts = {}

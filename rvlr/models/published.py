@@ -97,8 +97,6 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
 
 def save(found: Imported, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
     """Write the model folder with `import.json`, complete or not at all, and log what became of the keys."""
-    if output.exists() and not (output / "config.json").is_file():
-        raise UserError(f"{output}: exists and is no model folder, and only such a one is replaced; name a new folder")
     with io.atomic_folder(output) as folder:
         build.save(found.model, tokenizer, folder)
         keys = {"used": found.used, "ignored": found.ignored, "missing": found.missing}

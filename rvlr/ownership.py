@@ -1,0 +1,109 @@
+"""Whose files are these: `rvlr` replaces and deletes only what `rvlr` made.
+
+Every folder that `rvlr` writes into holds a ledger, `.rvlr-made`, which lists what `rvlr` made there: a name a line, as
+JSON. A file may be replaced if its folder's ledger lists it, a folder if its own ledger lists every file in it. What is
+absent or empty may always be written. The command line checks all inputs and outputs with `check_paths` before it reads
+anything; `rvlr.io` checks each output once more before it replaces it.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations, product
+from pathlib import Path
+
+from rvlr.errors import UserError
+
+LEDGER = ".rvlr-made"
+Paths = Path | Iterable[Path] | None
+
+
+def check_paths(inputs: Mapping[str, Paths], outputs: Mapping[str, Paths]) -> None:
+    """Raise UserError unless `outputs` may be written: they are apart, see `check_apart`, and not somebody else's."""
+    check_apart(inputs, outputs)
+    for name, path in _flat(outputs):
+        check(path, name)
+
+
+def check_apart(inputs: Mapping[str, Paths], outputs: Mapping[str, Paths]) -> None:
+    """Raise UserError if an output is, contains or lies inside an input or another output. The keys name the options or
+    settings that the paths come from; None stands for an option that was not given."""
+    given, wanted = list(_flat(inputs)), list(_flat(outputs))
+    real = {path: Path(os.path.realpath(path)) for _, path in (*given, *wanted)}
+    for (name, path), (other, other_path) in (*product(wanted, given), *combinations(wanted, 2)):
+        if real[path] == real[other_path]:
+            raise UserError(f"{name} {path} and {other} are the same path; give {name} a path of its own")
+        for inner, outer in ((path, other_path), (other_path, path)):
+            if real[inner].is_relative_to(real[outer]):
+                raise UserError(
+                    f"{name} {path} and {other} {other_path}: {inner} lies inside {outer}, but what is read and what "
+                    f"is written must be apart; give {name} another path"
+                )
+
+
+def check(path: Path, name: str | None = None) -> None:
+    """Raise UserError if there is something at `path` that `rvlr` did not make; `name` is the option it comes from."""
+    found = foreign(path)
+    if found is None:
+        return
+    where = f"{path}" if name is None else f"{name} {path}"
+    if found == path:
+        raise UserError(f"{where}: exists, and rvlr did not make it; give another path, or move it away first")
+    raise UserError(
+        f"{where}: would be replaced, but rvlr did not make {found.relative_to(path)} in it; give a path that does not "
+        "exist yet, or an empty folder"
+    )
+
+
+def foreign(path: Path) -> Path | None:
+    """Something at `path` that would be lost if `path` were replaced and that `rvlr` did not make; None if nothing."""
+    if path.is_dir() and not path.is_symlink():
+        made = _read(path)
+        return next((file for file in _files(path) if file.relative_to(path).as_posix() not in made), None)
+    if not os.path.lexists(path) or path.name in _read(path.parent):
+        return None
+    return None if path.is_file() and not path.is_symlink() and path.stat().st_size == 0 else path
+
+
+def record(path: Path) -> None:
+    """List a file that `rvlr` is about to make in the ledger of its folder."""
+    if path.name not in _read(path.parent):
+        # one short write to the end: processes that write into the same folder do not disturb each other
+        with (path.parent / LEDGER).open("a", encoding="ascii") as ledger:
+            ledger.write(json.dumps(path.name) + "\n")
+
+
+def record_folder(folder: Path) -> None:
+    """List every file of a folder that `rvlr` made, in the folder's own ledger."""
+    names = sorted(file.relative_to(folder).as_posix() for file in _files(folder))
+    lines = [json.dumps(name) + "\n" for name in names]
+    (folder / LEDGER).write_text("".join(lines), encoding="ascii")
+
+
+def _read(folder: Path) -> set[str]:
+    try:
+        lines = (folder / LEDGER).read_text(encoding="ascii").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    names = set()
+    for line in lines:
+        try:
+            names.add(json.loads(line))
+        except json.JSONDecodeError:  # cut off by a crash: that file counts as somebody else's
+            continue
+    return names
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file and link below a folder; ledgers, and locks that `rvlr` leaves, are left out."""
+    for parent, folders, names in os.walk(folder):
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        for name in (*names, *links):
+            if name != LEDGER and not (name.startswith(".") and name.endswith(".lock")):
+                yield Path(parent, name)
+
+
+def _flat(paths: Mapping[str, Paths]) -> Iterator[tuple[str, Path]]:
+    for name, value in paths.items():
+        for path in [value] if isinstance(value, Path) else value or ():
+            yield name, path
