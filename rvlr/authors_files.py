@@ -5,26 +5,25 @@ files, images repeated; ours are those of `rvlr.features`. Relevance: theirs is 
 that of `rvlr.relevance`.
 """
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.format import open_memmap
 
-from rvlr import config, io, relevance
+from rvlr import arrays, config, io, relevance
 from rvlr.data.captions_file import show
 from rvlr.data.records import Split
 from rvlr.errors import UserError
 from rvlr.features import read_features, write_index
-from rvlr.log import Progress, logger
+from rvlr.log import logger
 
 CAPTIONS_PER_IMAGE = 5
 IMAGE_FILE, TEXT_FILE = "train_image_embed_regu.npy", "train_text_embed_regu.npy"
 SAMPLED = 200
-MOST_WITHIN = 0.5  # of the variance of image features, within images; a wrong order gives 0.8 for 5 captions each
-VALUES_AT_ONCE = 2**20
+MOST_WITHIN = 0.5  # of the variance that rows of one image, or of equal captions, have in random order
+LEAST_REPEATED, MOST_REPEATED = 20, 5000  # rows of captions that occur more than once: fewer prove nothing
 _SCORERS = [("rouge-score", False), ("rouge-score", True), ("coco-caption", False)]
 
 Row = tuple[str, str]
@@ -51,45 +50,35 @@ def read_rows(annotations: Sequence[Path]) -> list[Row]:
 def import_features(image: Path, text: Path, annotations: Sequence[Path], split: Split, output: Path) -> None:
     """Write the features of a split, as `rvlr.features` does, from the authors' two files.
 
-    The rows of an image are averaged. Raises UserError if the files do not fit the annotations, or lack a caption of
-    the split, or if the rows of one image are not alike.
+    The rows of an image are averaged. Raises UserError if the files do not fit the annotations, lack a caption of the
+    split or hold NaN or infinity, if the rows of one image or of equal captions are not alike, or if the disk is too
+    small; nothing is written then.
     """
     theirs, ours = read_rows(annotations), _rows(split)
     images, texts = _open_features(image, len(theirs)), _open_features(text, len(theirs))
     order = _match(ours, theirs, f"the split {split.name!r}", ", ".join(map(str, annotations)))
     if len(theirs) > len(ours):
         logger.info("%d rows belong to captions that the split does not have; left out", len(theirs) - len(ours))
-    (output / "index.json").unlink(missing_ok=True)  # never an old index beside new rows
-    deviation, offsets = 0.0, split.offsets
-    within, total, squares = 0.0, np.zeros(images.shape[1]), 0.0
+    _check_texts(text, texts, order, split)
+    spread, offsets = _Spread(images.shape[1]), split.offsets
 
     def average(first: int, last: int) -> np.ndarray:
-        nonlocal deviation, within, squares
-        start, counts = offsets[first], np.diff(offsets[first : last + 1])
-        rows = _finite(images[order[start : offsets[last]]], image).astype(np.float64)
-        means = np.add.reduceat(rows, offsets[first:last] - start) / counts[:, None]
-        apart = rows - means.repeat(counts, axis=0)
-        deviation = max(deviation, float(np.abs(apart).max()))
-        within, squares = within + np.square(apart).sum(), squares + np.square(rows).sum()
-        total[:] += rows.sum(axis=0)
-        return means
+        rows = _finite(images, order[offsets[first] : offsets[last]], image)
+        return spread.add(rows, np.diff(offsets[first : last + 1]))
 
-    _write_rows(output / "image.npy", (len(split.records), images.shape[1]), "image features", average)
-    if within > MOST_WITHIN * (squares - np.square(total).sum() / len(ours)):
-        (output / "image.npy").unlink()
-        raise UserError(
-            f"{image}: rows of one image differ as much as those of different images; these annotations are not those "
-            "of the rows, or several of them are in another order"
+    with io.atomic_file(output / "text.npy") as text_file, io.atomic_file(output / "image.npy") as image_file:
+        arrays.write_rows(image_file, (len(split.records), images.shape[1]), "image features", average)
+        _check_spread(spread, image, "one image")
+        arrays.write_rows(
+            text_file,
+            (len(ours), texts.shape[1]),
+            "text features",
+            lambda first, last: _finite(texts, order[first:last], text),
         )
-    _write_rows(
-        output / "text.npy",
-        (len(ours), texts.shape[1]),
-        "text features",
-        lambda first, last: _finite(texts[order[first:last]], text),
-    )
-    logger.info("rows of one image differ from their mean by up to %g", deviation)
+        (output / "index.json").unlink(missing_ok=True)  # never an old index beside new rows
+    logger.info("rows of one image differ from their mean by up to %g", spread.largest)
     made_from = {"image": _identify(image), "text": _identify(text), "annotations": list(map(_identify, annotations))}
-    write_index(output, split, imported={**made_from, "largest_deviation": deviation})
+    write_index(output, split, imported={**made_from, "largest_deviation": spread.largest})
     logger.info("features of %d images and %d captions in %s", len(split.records), len(ours), output)
 
 
@@ -100,12 +89,11 @@ def export_features(folder: Path, split: Split, annotations: Sequence[Path], out
     order = np.arange(len(ours))
     if annotations:
         order = _match(read_rows(annotations), ours, ", ".join(map(str, annotations)), f"the split {split.name!r}")
-    for name in (IMAGE_FILE, TEXT_FILE):
-        (output / name).unlink(missing_ok=True)  # never a new file beside an old one
-    owner = split.caption_image[order]
-    for name, rows, index in ((IMAGE_FILE, features.image, owner), (TEXT_FILE, features.text, order)):
-        shape = (len(index), rows.shape[1])
-        _write_rows(output / name, shape, name, lambda first, last, rows=rows, index=index: rows[index[first:last]])
+    parts = ((IMAGE_FILE, features.image, split.caption_image[order]), (TEXT_FILE, features.text, order))
+    with ExitStack() as files:  # both or none
+        for name, rows, index in parts:
+            file, shape = files.enter_context(io.atomic_file(output / name)), (len(index), rows.shape[1])
+            arrays.write_rows(file, shape, name, lambda first, last, rows=rows, index=index: rows[index[first:last]])
     logger.info("%s and %s, one row for each of %d captions, in %s", IMAGE_FILE, TEXT_FILE, len(order), output)
 
 
@@ -117,7 +105,7 @@ def import_relevance(path: Path, split: Split, section: config.Relevance, output
     """
     captions, images = len(split.captions), len(split.records)
     try:
-        flat = io.load_array(path, (captions * images,))
+        flat = arrays.open_array(path, (captions * images,))
     except UserError as error:
         raise UserError(
             f"{error}: {captions} captions x {images} images of {split.name!r}, flattened; the authors take the first "
@@ -125,6 +113,7 @@ def import_relevance(path: Path, split: Split, section: config.Relevance, output
         ) from None
     if flat.dtype.kind != "f":
         raise UserError(f"{path}: {flat.dtype} found; floating-point numbers expected")
+    relevance.check_words(split, section)
     theirs = flat.reshape(captions, images)
     tolerance = max(1e-5, 2 * float(np.finfo(flat.dtype).eps))
     agreeing = _check_sample(path, theirs, split, section, tolerance)
@@ -139,15 +128,17 @@ def import_relevance(path: Path, split: Split, section: config.Relevance, output
         return rows
 
     made_from = {**_identify(path), "sampled": SAMPLED, "agreeing": agreeing}
-    relevance.clear(output)
-    _write_rows(output, (captions, images), "relevance", convert)
+    with io.atomic_file(output) as temporary:
+        arrays.write_rows(temporary, (captions, images), "relevance", convert)
+        relevance.clear(output)
     relevance.describe(split, section, output, imported=made_from)
 
 
 def export_relevance(path: Path, split: Split, output: Path) -> None:
     """Write the relevance matrix of a split as the authors' `<data>-rougeL.npy`: captions x images, flattened."""
     flat = relevance.read(path, split).reshape(-1)
-    _write_rows(output, flat.shape, "relevance", lambda first, last: flat[first:last])
+    with io.atomic_file(output) as temporary:
+        arrays.write_rows(temporary, flat.shape, "relevance", lambda first, last: flat[first:last])
 
 
 def _rows(split: Split) -> list[Row]:
@@ -174,7 +165,7 @@ def _match(wanted: Sequence[Row], given: Sequence[Row], wants: str, gives: str) 
 
 def _open_features(path: Path, rows: int) -> np.ndarray:
     try:
-        array = io.load_array(path, (rows, None))
+        array = arrays.open_array(path, (rows, None))
     except UserError as error:
         raise UserError(f"{error}: the annotation files have {rows} captions, and each has a row") from None
     if array.dtype != np.float32:
@@ -182,23 +173,74 @@ def _open_features(path: Path, rows: int) -> np.ndarray:
     return array
 
 
-def _finite(rows: np.ndarray, path: Path) -> np.ndarray:
-    if not np.isfinite(rows).all():
-        raise UserError(f"{path}: the features are not all finite; extract them again")
-    return rows
+def _finite(rows: np.ndarray, index: np.ndarray, path: Path) -> np.ndarray:
+    """The rows `index`. Raises UserError naming one that holds NaN or infinity."""
+    picked = rows[index]
+    wrong = arrays.first_not_finite(picked)
+    if wrong is not None:
+        raise UserError(
+            f"{path}: row {index[wrong]} (counted from 0) holds NaN or infinity; extract the features again"
+        )
+    return picked
 
 
-def _write_rows(path: Path, shape: tuple[int, ...], name: str, read: Callable[[int, int], np.ndarray]) -> None:
-    """Write a float32 .npy file, some rows at a time: `read(first, last)` gives the rows `first` to `last` - 1."""
-    progress = Progress(name, shape[0], "rows")
-    at_once = max(1, VALUES_AT_ONCE // math.prod(shape[1:]))
-    with io.atomic_file(path) as temporary:
-        array = open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        for first in range(0, shape[0], at_once):
-            last = min(first + at_once, shape[0])
-            array[first:last] = read(first, last)
-            progress.update(last)
-        array.flush()
+class _Spread:
+    """How much rows vary within groups and as a whole: sums of squared distances from the means."""
+
+    def __init__(self, width: int) -> None:
+        self.rows = self.groups = 0
+        self.largest = self.within = self.squares = 0.0
+        self.sum = np.zeros(width)
+
+    def add(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Add the rows of some groups, group by group of `counts` rows each; returns the means, float64."""
+        rows, starts = rows.astype(np.float64), np.cumsum(counts) - counts
+        means = np.add.reduceat(rows, starts) / counts[:, None]
+        apart = rows - means.repeat(counts, axis=0)
+        self.rows, self.groups = self.rows + len(rows), self.groups + len(counts)
+        self.largest = max(self.largest, float(np.abs(apart).max()))
+        self.within, self.squares = self.within + np.square(apart).sum(), self.squares + np.square(rows).sum()
+        self.sum += rows.sum(axis=0)
+        return means
+
+    @property
+    def total(self) -> float:
+        return float(self.squares - np.square(self.sum).sum() / self.rows)
+
+    @property
+    def expected(self) -> float:
+        """What `within` is on average over all orders of the rows: of `rows` - 1 degrees of freedom, `groups` - 1 lie
+        between the groups. It is 0.8 of `total` for five rows a group, half of it for two, 0 for one."""
+        return self.total * (self.rows - self.groups) / max(1, self.rows - 1)
+
+
+def _check_spread(spread: _Spread, path: Path, one: str) -> None:
+    """Raise UserError if the rows of `one` image or caption differ as they do in random order; say so if that cannot be
+    seen."""
+    if spread.rows == spread.groups or spread.groups == 1:
+        logger.warning("%s: the order of the rows cannot be checked: too few are of %s", path, one)
+    elif spread.within > MOST_WITHIN * spread.expected:
+        raise UserError(
+            f"{path}: rows of {one} differ as much as those of different {one.removeprefix('one ')}s; these are not "
+            "the annotations of the rows, or several files of them are in another order"
+        )
+
+
+def _check_texts(path: Path, texts: np.ndarray, order: np.ndarray, split: Split) -> None:
+    """`_check_spread` for captions that occur more than once, and others beside them."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for place, caption in zip(order.tolist(), split.captions, strict=True):
+        if len(places[caption]) < MOST_REPEATED:
+            places[caption].append(place)
+    groups = sorted(places.values(), key=len, reverse=True)
+    repeated = sum(len(group) for group in groups if len(group) > 1)
+    spread = _Spread(texts.shape[1])
+    if repeated >= LEAST_REPEATED:
+        sizes = np.cumsum([len(group) for group in groups])
+        some = groups[: 1 + int(np.searchsorted(sizes, 2 * min(repeated, MOST_REPEATED)))]
+        rows = np.array([place for group in some for place in group])
+        spread.add(_finite(texts, rows, path), np.array([len(group) for group in some]))
+    _check_spread(spread, path, "one caption")
 
 
 def _identify(path: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ Enters: a trained teacher's model folder, or a pair of single-modal models, and 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from rvlr import config, io
+from rvlr import arrays, config, io
+from rvlr.data.captions_file import show
 from rvlr.data.images import evaluation_transform
 from rvlr.data.loading import Features, image_batches
 from rvlr.data.records import Split
@@ -26,6 +28,8 @@ from rvlr.log import logger, track
 from rvlr.models import build
 from rvlr.models.hub import local_first
 from rvlr.models.vision import VisionEncoder
+
+PARTS = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -96,36 +100,36 @@ def extract(section: config.Teacher, model: Path | None, split: Split, output: P
         extractor = trained_extractor(model, accelerator.device)
         batch_size, workers = section.training.batch_size, section.training.workers
         about = {"teacher": {"model_sha256": io.sha256(model / "model.safetensors")}}
-    if accelerator.is_main_process:
-        (output / "index.json").unlink(missing_ok=True)  # never an old index beside new rows
     if len(split.records) < accelerator.num_processes:
         raise UserError(f"{len(split.records)} images cannot be shared by {accelerator.num_processes} processes")
     parts = {
         "image": (len(split.records), _image_rows(extractor, split, batch_size, workers, accelerator)),
         "text": (len(split.captions), _text_rows(extractor, split, batch_size, accelerator)),
     }
-    for name, (count, rows) in parts.items():
-        path = output / f"{name}.npy"
-        partial = output / f".{name}.partial.npy"
-        first, target = _share(count, accelerator)[0], None
-        for block in rows:
-            if target is None:
-                target = _open_shared(partial, (count, block.shape[1]), accelerator)
-            target[first : first + len(block)] = block.float().cpu().numpy()
-            first += len(block)
-        if not np.isfinite(target[slice(*_share(count, accelerator))]).all():
-            raise UserError(f"the teacher's {name} features are not all finite; check its weights and its training log")
-        target.flush()
+    with _partial(output, accelerator) as partial:
+        for name, (count, rows) in parts.items():
+            first, target = _share(count, accelerator)[0], None
+            for block in rows:
+                if target is None:
+                    target = _open_shared(partial[name], (count, block.shape[1]), accelerator)
+                values = block.float().cpu().numpy()
+                _check_finite(values, name, split, first)
+                target[first : first + len(block)] = values
+                first += len(block)
+            target.flush()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            partial.replace(path)
-    if accelerator.is_main_process:
-        write_index(output, split, **about)
-        logger.info("features of %d images and %d captions in %s", len(split.records), len(split.captions), output)
+            (output / "index.json").unlink(missing_ok=True)  # never an old index beside new rows
+            for name in parts:
+                with io.atomic_file(output / f"{name}.npy") as temporary:
+                    partial[name].replace(temporary)
+            write_index(output, split, **about)
+            logger.info("features of %d images and %d captions in %s", len(split.records), len(split.captions), output)
 
 
 def write_index(folder: Path, split: Split, **about: Any) -> None:
-    """Write `index.json`, by which `read_features` knows the rows; it is written last, when the rows are complete."""
+    """Write `index.json`, by which `read_features` knows the rows and what they hold; it is written last, when the rows
+    are complete."""
     io.write_json(
         folder / "index.json",
         {
@@ -133,19 +137,44 @@ def write_index(folder: Path, split: Split, **about: Any) -> None:
             "split_checksum": split.checksum,
             "image_ids": [record.image_id for record in split.records],
             "captions_per_image": np.diff(split.offsets).tolist(),
+            "files": {name: arrays.describe(folder / f"{name}.npy") for name in PARTS},
             **about,
             "provenance": io.provenance(),
         },
     )
 
 
+@contextmanager
+def _partial(output: Path, accelerator: Accelerator) -> Iterator[dict[str, Path]]:
+    """The files that all processes write the rows of each part into; the main process removes what is left of them."""
+    paths = {name: output / f".{name}.partial.npy" for name in PARTS}
+    try:
+        yield paths
+    finally:
+        if accelerator.is_main_process:
+            for path in paths.values():
+                path.unlink(missing_ok=True)
+
+
 def _open_shared(path: Path, shape: tuple[int, int], accelerator: Accelerator) -> np.ndarray:
     """A writable memory map that the main process makes and all processes open."""
     if accelerator.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+        arrays.create(path, shape)
     accelerator.wait_for_everyone()
     return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _check_finite(values: np.ndarray, name: str, split: Split, first: int) -> None:
+    """Raise UserError naming the image or caption, if a feature is NaN or infinite."""
+    row = arrays.first_not_finite(values)
+    if row is not None:
+        row += first
+        of = f"image {show(split.records[row].image)}" if name == "image" else f"caption {show(split.captions[row])}"
+        raise UserError(
+            f"the teacher's {name} features are not all finite, the first of {of} (row {row}); check the teacher's "
+            "weights, its mean and std, and its training log"
+        )
 
 
 def _share(count: int, accelerator: Accelerator) -> tuple[int, int]:
@@ -171,24 +200,32 @@ def _text_rows(extractor: Extractor, split: Split, batch_size: int, accelerator:
 
 
 def read_features(folder: Path, split: Split) -> Features:
-    """Open stored features after checking that they belong to this split; raises UserError if they do not."""
+    """Open stored features, (images, D_image) and (captions, D_text). Raises UserError if they do not belong to this
+    split, or hold something else than what was written."""
     index = io.read_json(folder / "index.json")
     advice = "extract the features again from this data set"
     ids = [record.image_id for record in split.records]
-    if index["image_ids"] != ids:
+    found = index.get("image_ids") if isinstance(index, dict) else None
+    if not isinstance(found, list) or not isinstance(index.get("files"), dict):
+        raise UserError(f"{folder / 'index.json'}: not an index of features, or of an older version; {advice}")
+    if found != ids:
         differs = next(
-            (row for row, (have, want) in enumerate(zip(index["image_ids"], ids, strict=False)) if have != want),
-            min(len(ids), len(index["image_ids"])),
+            (row for row, (have, want) in enumerate(zip(found, ids, strict=False)) if have != want),
+            min(len(ids), len(found)),
         )
         raise UserError(
-            f"{folder}: features of {len(index['image_ids'])} images, the {split.name} split has {len(ids)}; "
-            f"the ids differ from row {differs} on; {advice}"
+            f"{folder}: features of {len(found)} images, the {split.name} split has {len(ids)}; the ids differ from "
+            f"row {differs} on; {advice}"
         )
-    if index["captions_per_image"] != np.diff(split.offsets).tolist():
+    if index.get("captions_per_image") != np.diff(split.offsets).tolist():
         raise UserError(f"{folder}: the number of captions per image differs from the {split.name} split; {advice}")
-    if index["split_checksum"] != split.checksum:
+    if index.get("split_checksum") != split.checksum:
         raise UserError(f"{folder}: made from other captions or image files than the {split.name} split; {advice}")
-    return Features(
-        image=io.load_array(folder / "image.npy", (len(ids), None)),
-        text=io.load_array(folder / "text.npy", (len(split.captions), None)),
-    )
+    try:
+        image, text = (
+            arrays.load(folder / f"{name}.npy", (count, None), index["files"].get(name))
+            for name, count in zip(PARTS, (len(ids), len(split.captions)), strict=True)
+        )
+    except UserError as error:
+        raise UserError(f"{error}; {advice}") from None
+    return Features(image, text)

@@ -21,7 +21,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
@@ -177,21 +176,6 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
-
-
-def load_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Memory-map a .npy file read-only and check its shape; None in `shape` allows any length."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a readable .npy file: {error}") from None
-    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
-    if not fits:
-        expected = " x ".join("any" if size is None else str(size) for size in shape)
-        raise UserError(f"{path}: shape {' x '.join(map(str, array.shape))} found, {expected} expected")
-    return array
 
 
 def sha256(path: Path) -> str:

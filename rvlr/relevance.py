@@ -1,14 +1,15 @@
 """Relevance: how well each image of a split answers each caption, the gain behind every NDCG.
 
 Enters: a split, or a captions file. Leaves: a float32 matrix (captions, images) as a memory-mappable .npy, and a .json
-beside it that says how and from which captions it was made. METHOD.md, "Evaluation", point "Relevance": ROUGE-L between
-a caption and the captions of an image, the best of them.
+beside it that says how and from which captions it was made, and what it holds. METHOD.md, "Evaluation", point
+"Relevance": ROUGE-L between a caption and the captions of an image, the best of them.
 
 The longest common subsequences come from rapidfuzz, which compares strings: every word becomes one character, so that
 a caption becomes a short string.
 """
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,20 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from rapidfuzz.distance import LCSseq
 from rapidfuzz.process import cdist
 from rouge_score.tokenizers import DefaultTokenizer
 
-from rvlr import config, io, ownership
+from rvlr import arrays, config, io, ownership
 from rvlr.data import captions_file
+from rvlr.data.captions_file import show
 from rvlr.data.records import Record, Split, read_split
 from rvlr.errors import UserError
-from rvlr.log import Progress
+from rvlr.log import Progress, logger
 
 Tokens = tuple[str, ...]
 CAPTIONS_AT_ONCE = 128
 BETA = 1.2
+MOST_WITHOUT_WORDS = 0.01  # of a split's captions; among the 65,090 of the public val and test splits there is none
 _SURROGATES = range(0xD800, 0xE000)
 
 
@@ -58,7 +60,11 @@ def read_entries(path: Path) -> list[captions_file.Entry]:
 
 
 def write(split: Split, section: config.Relevance, output: Path) -> None:
-    """Write the relevance matrix of a split to `output` (.npy) and what made it to the .json beside it."""
+    """Write the relevance matrix of a split to `output` (.npy) and what made it to the .json beside it.
+
+    Raises UserError for captions that the scorer cannot compare, see `check_words`, or if the disk is too small.
+    """
+    check_words(split, section)
     clear(output)
     compute(split.captions, split.offsets, output, section.scorer, section.stemmer)
     describe(split, section, output)
@@ -92,6 +98,7 @@ def describe(split: Split, section: config.Relevance, output: Path, **more: Any)
             "captions_per_image": {"least": int(counts.min()), "most": int(counts.max())},
             "offsets": split.offsets.tolist(),
             "checksum": split.checksum,
+            "matrix": arrays.describe(output),
             **more,
             "provenance": io.provenance(),
         },
@@ -101,18 +108,67 @@ def describe(split: Split, section: config.Relevance, output: Path, **more: Any)
 def read(path: Path, split: Split) -> np.ndarray:
     """Memory-map the relevance matrix (captions, images) of a split, read-only.
 
-    Raises UserError if the files are missing, or were made from other captions than those of the split.
+    Raises UserError if the files are missing, were made from other captions than those of the split, or hold something
+    else than what was written.
     """
     try:
         about = io.read_json(path.with_suffix(".json"))
-        if about.get("checksum") != split.checksum:
+        if not isinstance(about, dict) or about.get("checksum") != split.checksum:
             raise UserError(f"{path}: made from other captions than those of the split {split.name!r}")
-        matrix = io.load_array(path, (len(split.captions), len(split.records)))
+        return arrays.load(path, (len(split.captions), len(split.records)), about.get("matrix"))
     except UserError as error:
         raise UserError(f"{error}; run the relevance stage again") from None
-    if matrix.dtype != np.float32:
-        raise UserError(f"{path}: {matrix.dtype} found, float32 expected; run the relevance stage again")
-    return matrix
+
+
+def check_words(split: Split, section: config.Relevance) -> None:
+    """Raise UserError if more than `MOST_WITHOUT_WORDS` of the captions have no words for the scorer, or no two images
+    share a word: nothing is relevant to anything then."""
+    tokens = tokenise(split.captions, section.scorer, stemmer=False)
+    has_words = _has_words_for_rouge if section.scorer == "rouge-score" else _has_words_for_coco
+    without = [text for text, words in zip(split.captions, tokens, strict=True) if not has_words(text, words)]
+    if without:
+        examples = ", ".join(map(show, without[:3]))
+        keeps, remedy = _REMEDIES[section.scorer]
+        message = (
+            f"{split.name}: {len(without):,} of {len(split.captions):,} captions have no words for the scorer "
+            f"{section.scorer}, such as {examples}: it {keeps}"
+        )
+        if len(without) > MOST_WITHOUT_WORDS * len(split.captions):
+            raise UserError(f"{message}; {remedy}")
+        logger.warning("%s; their relevance means nothing", message)
+    owner: dict[str, int] = {}
+    stemmed = tokenise(split.captions, section.scorer, section.stemmer)
+    pairs = (
+        (word, image) for words, image in zip(stemmed, split.caption_image.tolist(), strict=True) for word in words
+    )
+    if not any(owner.setdefault(word, image) != image for word, image in pairs):
+        raise UserError(
+            f"{split.name}: no two of the {len(split.records)} images have a word of their captions in common, so no "
+            "image is relevant to another and NDCG is not defined; the split needs more images, or more words"
+        )
+
+
+_REMEDIES = {
+    "rouge-score": (
+        "keeps only a-z and 0-9",
+        "set evaluation.relevance.scorer to coco-caption, or write the captions in Latin letters",
+    ),
+    "coco-caption": (
+        "takes what stands between spaces for a word",
+        "put spaces between the words of the captions, or correct the captions",
+    ),
+}
+
+
+def _has_words_for_rouge(caption: str, words: Tokens) -> bool:
+    """Whether at least half of the letters and digits survive; those of "2 кота" do not."""
+    return len(words) > 0 and 2 * sum(map(len, words)) >= sum(map(str.isalnum, caption))
+
+
+def _has_words_for_coco(caption: str, words: Tokens) -> bool:
+    """False for blank captions, and for Chinese, Japanese, Thai and the like without spaces: one word a caption."""
+    filled = [word for word in words if word.strip()]
+    return len(filled) > 1 or (len(filled) == 1 and not any(unicodedata.category(sign) == "Lo" for sign in filled[0]))
 
 
 def compute(captions: Sequence[str], offsets: np.ndarray, output: Path, scorer: str, stemmer: bool) -> None:
@@ -127,7 +183,7 @@ def compute(captions: Sequence[str], offsets: np.ndarray, output: Path, scorer: 
       two different references, joined to (1 + b^2) PR / (R + b^2 P) with b = 1.2. `stemmer` must be False.
 
     Memory beside the mapped file: about 10 bytes per caption times `CAPTIONS_AT_ONCE` captions, twice that for
-    `coco-caption`. Raises UserError for an image without captions.
+    `coco-caption`. Raises UserError for an image without captions, or if the disk is too small.
     """
     _check_offsets(offsets, len(captions))
     sequences = tokenise(captions, scorer, stemmer)
@@ -141,7 +197,7 @@ def compute(captions: Sequence[str], offsets: np.ndarray, output: Path, scorer: 
     progress = Progress("relevance", len(strings), "captions")
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))  # Snakemake's share for this stage, or all
     with io.atomic_file(output) as temporary:
-        matrix = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(captions), len(offsets) - 1))
+        matrix = arrays.create(temporary, (len(captions), len(offsets) - 1))
         for start in range(0, len(strings), CAPTIONS_AT_ONCE):
             stop = min(start + CAPTIONS_AT_ONCE, len(strings))
             lcs = cdist(strings[start:stop], strings, scorer=LCSseq.similarity, dtype=dtype, workers=threads)

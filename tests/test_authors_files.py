@@ -9,7 +9,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from typer.testing import CliRunner
 
-from rvlr import authors_files, config, io, relevance
+from rvlr import arrays, authors_files, config, io, relevance
 from rvlr.__main__ import app
 from rvlr.authors_files import IMAGE_FILE, TEXT_FILE
 from rvlr.data.records import Record, Split, read_split, write_splits
@@ -28,7 +28,7 @@ WIDTHS = {"image": 7, "text": 5}
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authors_files, "VALUES_AT_ONCE", 3 * 7)
+    monkeypatch.setattr(arrays, "VALUES_AT_ONCE", 3 * 7)
 
 
 @pytest.fixture
@@ -139,9 +139,54 @@ def test_annotations_in_another_order_are_noticed(tmp_path: Path) -> None:
     np.save(files[0], np.random.default_rng(1).permutation(rows).astype(np.float32))
     with pytest.raises(UserError, match=r"image\.npy: rows of one image differ as much as those of different images"):
         authors_files.import_features(*files, [tmp_path / "theirs.json"], split, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir() if path.name != LEDGER] == [
-        "text.npy"
-    ]  # without an index it is not read
+    assert read_features(tmp_path / "out", split)  # what was there is kept
+
+
+def laid(tmp_path: Path, captions: int, images: int = 40) -> tuple[np.ndarray, np.ndarray, Split, list[Path]]:
+    """Rows of images and of captions, of which every image shares its first, and the annotations they belong to."""
+    records = [
+        Record(f"{n}", f"{n}.jpg", ("a dog", *(f"{n} {times}" for times in range(1, captions)))) for n in range(images)
+    ]
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps([{"image": record.image, "caption": record.captions} for record in records]))
+    rng, split = np.random.default_rng(0), Split("train", records, tmp_path)
+    image = rng.normal(size=(images, 6)).repeat(captions, axis=0) + 0.3 * rng.normal(size=(images * captions, 6))
+    text = rng.normal(size=(images * captions, 5))
+    text[::captions] = text[0]
+    return image.astype(np.float32), text.astype(np.float32), split, [path]
+
+
+@pytest.mark.parametrize("captions", [1, 2, 3, 5])
+@pytest.mark.parametrize("shuffled", [None, "image", "text"])
+def test_shuffled_rows_are_noticed_for_any_number_of_captions(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, captions: int, shuffled: str | None
+) -> None:
+    image, text, split, annotations = laid(tmp_path, captions)
+    order = np.random.default_rng(1).permutation(len(image))
+    np.save(tmp_path / "image.npy", image[order] if shuffled == "image" else image)
+    np.save(tmp_path / "text.npy", text[order] if shuffled == "text" else text)
+    files = tmp_path / "image.npy", tmp_path / "text.npy"
+    if shuffled is None or captions == 1:  # one row an image, and one caption for all: nothing to see
+        with caplog.at_level("WARNING"):
+            authors_files.import_features(*files, annotations, split, tmp_path / "out")
+        said = caplog.text.count("cannot be checked: too few are of one image")
+        assert said == (captions == 1)
+        return
+    alike = {"image": "one image", "text": "one caption"}[shuffled]
+    with pytest.raises(UserError, match=rf"{shuffled}\.npy: rows of {alike} differ as much as"):
+        authors_files.import_features(*files, annotations, split, tmp_path / "out")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_expected_spread_is_the_mean_over_orders() -> None:
+    rng, counts = np.random.default_rng(0), np.array([1, 2, 5, 3, 3])
+    rows, within = rng.normal(size=(counts.sum(), 4)), []
+    for _ in range(2000):
+        spread = authors_files._Spread(4)
+        spread.add(rng.permutation(rows), counts)
+        within.append(spread.within)
+    assert spread.total == pytest.approx(np.square(rows - rows.mean(axis=0)).sum())
+    assert np.mean(within) == pytest.approx(spread.expected, rel=0.01)
 
 
 def test_one_file_with_a_record_a_caption_has_rows_for_all(tmp_path: Path) -> None:
@@ -169,8 +214,8 @@ def test_features_that_do_not_fit(features: Path, split: Split, annotations: lis
     rows = np.load(text)
     rows[-1, 0] = np.nan
     np.save(text, rows)
-    fails("text_embed_regu.*not all finite")
-    assert [path.name for path in output.iterdir() if path.name != LEDGER] == ["image.npy"]
+    fails(r"text_embed_regu\.npy: row 11 \(counted from 0\) holds NaN or infinity")
+    assert [path.name for path in output.iterdir() if path.name != LEDGER] == []
     np.save(text, np.zeros((12, 5)))
     fails("float64 found, float32 expected")
     np.save(text, np.zeros((12, 5), np.float32))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from typer.testing import CliRunner, Result
 
-from rvlr import config, relevance
+from rvlr import config, io, relevance
 from rvlr.__main__ import app
 from rvlr.data.records import Record, Split, read_split, write_splits
 from rvlr.errors import UserError
@@ -202,6 +202,7 @@ def test_written_and_read_back(tmp_path: Path) -> None:
         "captions_per_image": {"least": 1, "most": 2},
         "offsets": [0, 2, 3],
         "checksum": made_from.checksum,
+        "matrix": {"shape": [3, 2], "sha256": io.sha256(path)},
     }
     assert sorted(file.name for file in path.parent.iterdir() if file.name != LEDGER) == ["val.json", "val.npy"]
 
@@ -217,7 +218,7 @@ def test_reading_refuses_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"2 x 2 found, 3 x 2 expected; run the relevance stage again"):
         relevance.read(path, split("a dog|two dogs", "a cat"))
     np.save(path, np.zeros((3, 2)))
-    with pytest.raises(UserError, match=r"float64 found, float32 expected; run"):
+    with pytest.raises(UserError, match=r"<f8 numbers found, float32 .* expected; run"):
         relevance.read(path, split("a dog|two dogs", "a cat"))
     path.unlink()
     with pytest.raises(UserError, match=r"val.npy: no such file; run the relevance stage again"):
@@ -235,7 +236,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_captions_themselves_are_not_overwritten(tmp_path: Path) -> None:
     captions = tmp_path / "coco_val.json"
-    captions.write_text(json.dumps([{"image": "a.jpg", "caption": ["a dog"]}]))
+    captions.write_text(json.dumps([{"image": f"{name}.jpg", "caption": ["a dog"]} for name in "ab"]))
     made_from = relevance.read_captions(captions)
     with pytest.raises(UserError, match=r"coco_val\.json: exists, and rvlr did not make it"):
         relevance.write(made_from, config.Relevance(), captions.with_suffix(".npy"))
