@@ -3,7 +3,11 @@
 Stages import what they need when they run, so that checking a configuration does not load PyTorch.
 """
 
-import os
+# ruff: noqa: E402 - what numerical libraries read when they are loaded comes first
+from rvlr import environment
+
+environment.prepare()
+
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -182,10 +186,11 @@ def _train(
     # what --resume holds is checked by the training, which knows its names
     check_apart({**given, "--log-file": log_file}, {"--resume": resume, "--output": made})
     check_paths({}, {"--output": made})
-    from rvlr import distributed
+    from rvlr import launch
+
+    launch.spread(section.training.processes)
     from rvlr.training import stage
 
-    distributed.spread(section.training.processes)
     stage.train(section, seed, stage.Paths(start_model, splits, features, resume, output))
 
 
@@ -202,10 +207,12 @@ def extract(
     section = config.load(config_file, config.Teacher)
     given = {"--config": config_file, "--split": split, "--model": model, "--log-file": log_file}
     check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
-    from rvlr import distributed, features
+    from rvlr import launch
+
+    launch.spread(section.training.processes if isinstance(section, config.TrainedTeacher) else section.processes)
+    from rvlr import features
     from rvlr.data.records import read_split
 
-    distributed.spread(section.training.processes if isinstance(section, config.TrainedTeacher) else section.processes)
     features.extract(section, model, read_split(split), output)
 
 
@@ -308,10 +315,7 @@ def draw_sheets(
 
 def main() -> None:
     """Run the command line; faults a user can mend end with one message and exit status 1."""
-    # threads that wait must sleep: spinning, two stages that share cores slow each other down tenfold
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # or loading from the cache asks the hub who is using it
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    environment.prepare()
     try:
         app()
     except UserError as error:

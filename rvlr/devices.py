@@ -1,51 +1,158 @@
 """Which GPU is mine: stages that share a machine lease devices from each other.
 
-`--resources gpu=4` only counts GPUs; nothing tells two concurrent jobs of one machine to use different ones. A lease is
-a locked file per device, freed by the system however the process ends. CUDA_VISIBLE_DEVICES narrows the choice; devices
-that Slurm assigned are left as they are.
+`--resources gpu=4` only counts GPUs; nothing tells two concurrent jobs of one machine, or of one Slurm allocation, to
+use different ones. A lease is a locked file per device, named by the device's UUID and shared by all users of the
+machine; the system frees it however the process ends. `CUDA_VISIBLE_DEVICES` narrows the choice, and chooses the CPU if
+it is empty. Devices are listed by `nvidia-smi`, so that CUDA is not initialised before the choice is made.
 """
 
 import fcntl
 import os
-import tempfile
+import re
+import shutil
+import subprocess
 import time
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from rvlr.errors import UserError
 from rvlr.log import logger
 
 POLL_SECONDS = 2.0
+LOCKS = Path("/tmp")
+"""Where the locks lie: not below TMPDIR, which may differ between the users and jobs of a machine."""
+DRIVER = Path("/proc/driver/nvidia/version")
+DEVICE_FILES = Path("/dev")
+_ON_THE_CPU = "to use the CPU on purpose, set CUDA_VISIBLE_DEVICES to nothing, as in `CUDA_VISIBLE_DEVICES= snakemake`"
+_LISTED = re.compile(r"^(\s*)(?:GPU (\d+):|MIG ).*\(UUID: ([^)]+)\)", re.MULTILINE)
 
 
-def lease(count: int) -> None:
+def lease(count: int) -> list[int]:
     """Wait until `count` GPUs of this machine are free, hold them until this process ends, and make them the only
-    visible ones. Does nothing on a machine without GPUs. Must come before CUDA is initialised; the lease outlives
-    `os.exec`. Raises UserError if the machine has fewer GPUs."""
-    present = torch.cuda.device_count()
-    if "SLURM_JOB_ID" in os.environ or present == 0:
-        return
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = list(map(str, range(present))) if given is None else [name.strip() for name in given.split(",")][:present]
-    if count > present:
-        raise UserError(f"processes: {count} need as many GPUs, {present} are visible")
+    visible ones. Returns the descriptors of their locks. Without a GPU, or where `CUDA_VISIBLE_DEVICES` is empty,
+    nothing is leased and the stage runs on the CPU.
+
+    Raises UserError if there are fewer GPUs than that, or if there is one that cannot be listed.
+    """
+    visible = _visible()
+    if not visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return []
+    if count > len(visible):
+        raise UserError(
+            f"processes: {count} need as many GPUs, {len(visible)} are visible: {', '.join(visible)}; lower processes, "
+            f"or {_ON_THE_CPU}"
+        )
+    if count > 1 and any(name.startswith("MIG-") for name in visible):
+        raise UserError(f"processes: {count} need whole GPUs, but {visible[0]} is a part of one; set processes to 1")
     told = False
-    while len(held := _try(names, count)) < count:
+    while len(held := _try(visible, count)) < count:
         if not told:
-            logger.info("waiting for %d of %d GPUs to become free", count, present)
+            logger.info("waiting for %d of %d GPUs to become free", count, len(visible))
             told = True
         time.sleep(POLL_SECONDS)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     logger.info("leased GPU %s", os.environ["CUDA_VISIBLE_DEVICES"])
+    return list(held.values())
 
 
-def _try(names: list[str], count: int) -> list[str]:
-    """Lock `count` of the devices and return their names, or lock none and return an empty list."""
+def usable() -> bool:
+    """Whether this process computes on a GPU: one was leased, or without a lease, there is one.
+
+    Raises UserError if there is one that PyTorch cannot use, rather than being slow on the CPU in silence.
+    """
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given == "":
+        return False
+    with warnings.catch_warnings(action="ignore"):  # what it warns of is said below
+        if torch.cuda.is_available():
+            return True
+    if given or _device_files():
+        build = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built for CPUs alone"
+        raise UserError(
+            f"GPU {given or ', '.join(_device_files())}: PyTorch {torch.__version__} {build} and cannot use it with "
+            f"{_driver()}; install a PyTorch for this driver or a newer driver; {_ON_THE_CPU}"
+        )
+    return False
+
+
+def _visible() -> list[str]:
+    """The UUIDs of the devices that this stage may use, in the order in which they are to be taken."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None and given.strip() in ("", "-1"):
+        return []
+    listed = _list()
+    if given is None:
+        return [uuid for parts in listed.values() for uuid in parts]
+    chosen: list[str] = []
+    for name in map(str.strip, given.split(",")):
+        for uuid in _resolve(name, listed):
+            if uuid in chosen:
+                raise UserError(f"CUDA_VISIBLE_DEVICES: {given!r} names {uuid} twice")
+            chosen.append(uuid)
+    return chosen
+
+
+def _resolve(name: str, listed: dict[str, list[str]]) -> list[str]:
+    """The UUIDs that a name in CUDA_VISIBLE_DEVICES stands for: an index, or the beginning of one UUID."""
+    if name.isdecimal() and int(name) < len(listed):
+        return list(listed.values())[int(name)]
+    whole = {gpu: parts for gpu, parts in listed.items() if gpu.startswith(name)}
+    parts = [part for every in listed.values() for part in every if part.startswith(name)]
+    found = parts or [part for every in whole.values() for part in every]
+    if not name.startswith(("GPU-", "MIG-")) or len(whole) + len(parts) == 0 or len(whole) > 1 or len(parts) > 1:
+        known = ", ".join(f"{index} ({gpu})" for index, gpu in enumerate(listed)) or "no GPU"
+        raise UserError(f"CUDA_VISIBLE_DEVICES: {name!r} is none of this machine's GPUs; here: {known}; {_ON_THE_CPU}")
+    return found
+
+
+def _list() -> dict[str, list[str]]:
+    """Every GPU by its UUID, in the order of the PCI bus, with what can be used of it: the UUIDs of its MIG devices, or
+    its own. Raises UserError if there are device files and no list."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        if files := _device_files():
+            raise UserError(f"{', '.join(files)}: there is a GPU, but nvidia-smi is not on PATH; {_ON_THE_CPU}")
+        return {}
+    try:
+        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"{program}: {error}; {_ON_THE_CPU}") from None
+    found: dict[str, list[str]] = {}
+    for _, index, uuid in _LISTED.findall(done.stdout):
+        if index:
+            found[uuid] = []
+        else:
+            found[list(found)[-1]].append(uuid)
+    if not found and (files := _device_files()):
+        said = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+        raise UserError(f"{', '.join(files)}: there is a GPU, but `{program} -L` says: {said}; {_ON_THE_CPU}")
+    return {gpu: parts or [gpu] for gpu, parts in found.items()}
+
+
+def _device_files() -> list[str]:
+    """What says that there is an NVIDIA GPU, whether or not it works."""
+    files = sorted(str(path) for path in DEVICE_FILES.glob("nvidia[0-9]*"))
+    return files or ([str(DRIVER)] if DRIVER.exists() else [])
+
+
+def _driver() -> str:
+    if not DRIVER.exists():
+        return "the driver (unknown version)"
+    line = DRIVER.read_text(encoding="utf-8", errors="replace").splitlines()[0]
+    version = re.search(r"\d+(\.\d+)+", line)
+    return f"driver {version[0]}" if version else f"the driver ({line})"
+
+
+def _try(names: Sequence[str], count: int) -> dict[str, int]:
+    """Lock `count` of the devices and return their names with the descriptors of the locks, or lock none."""
     locks: dict[str, int] = {}
     for name in names:
-        path = Path(tempfile.gettempdir()) / f"rvlr-{os.getuid()}-gpu{name.replace('/', '-')}.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = _open(LOCKS / f"rvlr-{name.replace('/', '-')}.lock")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -53,9 +160,25 @@ def _try(names: list[str], count: int) -> list[str]:
             continue
         locks[name] = descriptor
         if len(locks) == count:
-            for descriptor in locks.values():
-                os.set_inheritable(descriptor, True)
-            return list(locks)
+            return locks
     for descriptor in locks.values():
         os.close(descriptor)
-    return []
+    return {}
+
+
+def _open(path: Path) -> int:
+    """Open a lock that every user of the machine can open. In a sticky folder the kernel may refuse O_CREAT for a file
+    of somebody else, hence two ways."""
+    flags = os.O_RDWR | os.O_NOFOLLOW
+    mask = os.umask(0)
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        try:
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:  # another stage was faster
+            return os.open(path, flags)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; it marks who uses a GPU: ask its owner to remove it") from None
+    finally:
+        os.umask(mask)

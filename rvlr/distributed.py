@@ -1,57 +1,207 @@
-"""Several processes: starting them, and gathering tensors without losing gradients."""
+"""One stage as several processes: how they wait for each other, and gather tensors without losing gradients.
 
+A process that waits does so under supervision. In a step, where PyTorch's collectives wait, a thread of each process
+looks whether it gets on; elsewhere they meet through files in the folder of the launch, beside signs of life, so that
+the main process may take as long over a validation as it needs. See `rvlr.launch` for how they are started.
+"""
+
+import itertools
+import json
 import os
-import sys
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
-from rvlr import devices
-from rvlr.errors import UserError
+from rvlr import devices, environment
+from rvlr.errors import Interrupted, UserError
+from rvlr.log import logger
 
-VALIDATION_TIMEOUT = timedelta(hours=6)
-"""How long the other processes wait while the main one scores on val."""
+TIMEOUT = 30 * 60.0
+"""Seconds without a sign of life, or in one step, after which a process gives up waiting for the others."""
+_POLL_SECONDS = 0.1
 
 
-def spread(processes: int) -> None:
-    """Lease a GPU for each process, and become torchrun with `processes` copies of this command, on a free port, if
-    more than one is wanted, unless this is one of them already.
+class Processes:
+    """The processes of this stage, seen from one of them."""
 
-    The process is replaced rather than kept as a parent, so that signals reach torchrun, which passes them on.
+    def __init__(self, accelerator: Accelerator, place: environment.Place | None, timeout: float) -> None:
+        self.accelerator, self.place = accelerator, place
+        self.timeout, self._interval = timeout, min(5.0, timeout / 10)
+        self._where, self._still, self._watched = "", 0, False
+        self._meetings = itertools.count()
+        self._ended = threading.Event()
+
+    @property
+    def is_main(self) -> bool:
+        return self.place is None or self.place.rank == 0
+
+    def at(self, where: str) -> None:
+        """Say what this process does now, such as "step 12", and watch over it until it meets the others: it ends with
+        a message if it has not come to the next `at` in time."""
+        self._where, self._still, self._watched = where, 0, True
+
+    def meet(self, where: str) -> None:
+        """Return when all processes have come here, as long as each of them lives."""
+        if self.place is not None:
+            number = next(self._meetings)
+            (self.place.folder / f"{number}-{self.place.rank}").touch()
+            others = [rank for rank in range(self.place.count) if rank != self.place.rank]
+            self._wait(where, {rank: self.place.folder / f"{number}-{rank}" for rank in others})
+
+    def by_main(self, work: Callable[[], Any], where: str) -> Any:
+        """What `work` returns in the main process, a JSON value, in all processes; the others wait for it for as long
+        as the main process lives."""
+        if self.place is None:
+            return work()
+        answer = self.place.folder / f"{next(self._meetings)}.json"
+        if self.is_main:
+            self._watched = False
+            value = work()
+            written = answer.with_suffix(".partial")
+            written.write_text(json.dumps(value), encoding="utf-8")
+            written.replace(answer)
+            return value
+        self._wait(where, {0: answer})
+        return json.loads(answer.read_text(encoding="utf-8"))
+
+    @contextmanager
+    def supervised(self) -> Iterator[None]:
+        """Give signs of life and watch over this process; end with it if the launcher is gone."""
+        if self.place is None:
+            yield
+            return
+        for watch in (self._watch, self._watch_launcher):
+            threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+
+    def _wait(self, where: str, files: dict[int, Path]) -> None:
+        """Wait for a file of each of some processes. Raises UserError if one of them stops giving signs of life."""
+        seen: dict[int, int] = {}
+        silent = dict.fromkeys(files, 0.0)
+        self._watched = False
+        while missing := [rank for rank, path in files.items() if not path.exists()]:
+            if self.place.failed():
+                raise UserError(f"{where}: another process has failed")  # and has said why
+            time.sleep(_POLL_SECONDS)
+            for rank in missing:
+                life = self._last_sign(rank)
+                # time is counted, not measured: a stage that was suspended as a whole has missed nothing
+                silent[rank] = 0.0 if life != seen.get(rank) else silent[rank] + _POLL_SECONDS
+                seen[rank] = life
+                if silent[rank] > self.timeout:
+                    raise UserError(self._lost(where, rank))
+
+    def _lost(self, where: str, rank: int) -> str:
+        return (
+            f"{where}: process {self.place.rank} of {self.place.count} has waited for process {rank}, which has given "
+            f"no sign of life for {self.timeout / 60:.3g} minutes; run the stage again"
+        )
+
+    def _sign(self, rank: int) -> Path:
+        return self.place.folder / f"alive-{rank}"
+
+    def _last_sign(self, rank: int) -> int:
+        path = self._sign(rank)
+        return path.stat().st_mtime_ns if path.exists() else 0
+
+    def _watch(self) -> None:
+        """Run beside the main thread, which may stand in a collective."""
+        while True:
+            self._sign(self.place.rank).touch()
+            if self._ended.wait(self._interval):
+                return
+            self._still += 1
+            if self._watched and self._still * self._interval > self.timeout:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        now = time.time_ns()
+        ages = {rank: (now - self._last_sign(rank)) / 1e9 for rank in range(self.place.count)}
+        silent = [rank for rank, age in ages.items() if rank != self.place.rank and age > self.timeout / 2]
+        if silent:
+            logger.error("%s", self._lost(self._where, silent[0]))
+        else:
+            logger.error(
+                "%s: process %d of %d has not got on for %.3g minutes; run the stage again",
+                self._where,
+                self.place.rank,
+                self.place.count,
+                self.timeout / 60,
+            )
+        os._exit(1)  # the main thread may never come back from where it stands
+
+    def _watch_launcher(self) -> None:
+        """Stop like on a SIGTERM if the launcher goes, even by SIGKILL."""
+        os.read(self.place.lifeline, 1)
+        if not self._ended.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def processes(count: int, mixed_precision: str = "no", timeout: float = TIMEOUT) -> Iterator[Processes]:
+    """Join the `count` processes of this stage, one a GPU, or on the CPU with gloo where none is leased. All end
+    together: none leaves before all have come to the end, where everything is written.
+
+    Raises UserError if another number was started, or for a precision that the device cannot do.
     """
-    if "LOCAL_RANK" in os.environ:
-        return
-    devices.lease(processes)
-    if processes == 1:
-        return
-    threads = os.environ.get("OMP_NUM_THREADS")
-    if threads is not None:  # Snakemake's, meant for the whole stage
-        os.environ["OMP_NUM_THREADS"] = str(max(1, int(threads) // processes))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    os.execv(sys.executable, [*torchrun, "-m", "rvlr", *sys.argv[1:]])
-
-
-def make_accelerator(processes: int, mixed_precision: str = "no") -> Accelerator:
-    """This process' place among `processes`: one a GPU, or on the CPU with gloo where there is none."""
-    on_cpu = not torch.cuda.is_available()
+    place = environment.place()
+    started = place.count if place else 1
+    if started != count:
+        raise UserError(f"processes: {count} wanted, but {started} were started")
+    on_cpu = not devices.usable()
     if on_cpu and mixed_precision == "fp16":
         raise UserError("training.mixed_precision: fp16 needs a GPU, none is visible; use 'no' or bf16")
-    accelerator = Accelerator(
+    if place is not None:
+        _join(place, "gloo" if on_cpu else "nccl", timeout)
+    group = Processes(_accelerator(on_cpu, mixed_precision), place, timeout)
+    with group.supervised():
+        try:
+            yield group
+        except Interrupted:  # all have agreed to stop; the main process may still be writing
+            group.meet("the end")
+            raise
+        group.meet("the end")
+        if place is not None:
+            dist.destroy_process_group()
+
+
+def _join(place: environment.Place, backend: str, timeout: float) -> None:
+    """PyTorch's process group, through a file in the launcher's folder: no port that others may take."""
+    rank, count = str(place.rank), str(place.count)
+    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=count, LOCAL_WORLD_SIZE=count)  # accelerate reads them
+    dist.init_process_group(
+        backend,
+        store=dist.FileStore(str(place.folder / "store"), place.count),
+        rank=place.rank,
+        world_size=place.count,
+        timeout=timedelta(seconds=2 * timeout),  # `Processes` gives up first, with a better message
+    )
+
+
+def _accelerator(on_cpu: bool, mixed_precision: str) -> Accelerator:
+    """Every setting that accelerate would otherwise take from the environment is given."""
+    return Accelerator(
         cpu=on_cpu,
         mixed_precision=mixed_precision,
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT),
-            # several timm backbones have parameters that their features do not use
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-        ],
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
+        # several timm backbones have parameters that their features do not use
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    if accelerator.num_processes != processes:
-        raise UserError(f"processes: {processes} wanted, but {accelerator.num_processes} were started")
-    return accelerator
 
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:

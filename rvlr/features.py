@@ -22,7 +22,7 @@ from rvlr.data.images import evaluation_transform
 from rvlr.data.loading import Features, image_batches
 from rvlr.data.records import Split
 from rvlr.data.text import tokenise
-from rvlr.distributed import make_accelerator
+from rvlr.distributed import Processes, processes
 from rvlr.errors import UserError
 from rvlr.log import logger, track
 from rvlr.models import build
@@ -91,8 +91,13 @@ def extract(section: config.Teacher, model: Path | None, split: Split, output: P
     model: the folder of a trained teacher, None for a pair of single-modal models.
     """
     single_modal = isinstance(section, config.SingleModalTeacher)
-    accelerator = make_accelerator(section.processes if single_modal else section.training.processes)
-    if single_modal:
+    with processes(section.processes if single_modal else section.training.processes) as group:
+        _extract(section, model, split, output, group)
+
+
+def _extract(section: config.Teacher, model: Path | None, split: Split, output: Path, group: Processes) -> None:
+    accelerator = group.accelerator
+    if isinstance(section, config.SingleModalTeacher):
         extractor = single_modal_extractor(section, accelerator.device)
         batch_size, workers = section.batch_size, section.workers
         about: dict[str, Any] = {"teacher": section.model_dump(mode="json")}
@@ -111,13 +116,13 @@ def extract(section: config.Teacher, model: Path | None, split: Split, output: P
             first, target = _share(count, accelerator)[0], None
             for block in rows:
                 if target is None:
-                    target = _open_shared(partial[name], (count, block.shape[1]), accelerator)
+                    target = _open_shared(partial[name], (count, block.shape[1]), group)
                 values = block.float().cpu().numpy()
                 _check_finite(values, name, split, first)
                 target[first : first + len(block)] = values
                 first += len(block)
             target.flush()
-        accelerator.wait_for_everyone()
+        group.meet("writing the features")
         if accelerator.is_main_process:
             (output / "index.json").unlink(missing_ok=True)  # never an old index beside new rows
             for name in parts:
@@ -156,12 +161,12 @@ def _partial(output: Path, accelerator: Accelerator) -> Iterator[dict[str, Path]
                 path.unlink(missing_ok=True)
 
 
-def _open_shared(path: Path, shape: tuple[int, int], accelerator: Accelerator) -> np.ndarray:
+def _open_shared(path: Path, shape: tuple[int, int], group: Processes) -> np.ndarray:
     """A writable memory map that the main process makes and all processes open."""
-    if accelerator.is_main_process:
+    if group.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays.create(path, shape)
-    accelerator.wait_for_everyone()
+    group.meet(f"opening {path}")
     return np.lib.format.open_memmap(path, mode="r+")
 
 

@@ -5,21 +5,24 @@ share one terminal and the same lines must read well in a file and on a cluster.
 """
 
 import logging
-import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
+from rvlr import environment
 from rvlr.errors import UserError
 
 T = TypeVar("T")
 logger = logging.getLogger("rvlr")
 _LINE = re.compile(rb"\d\d:\d\d:\d\d [A-Z]+ ")  # how every line of a log begins
+_LAUNCHER_SEES = 1.0
+"""Seconds after which the launcher has seen that a process ended."""
 
 
 def setup(log_file: Path | None = None) -> None:
@@ -34,9 +37,23 @@ def setup(log_file: Path | None = None) -> None:
     for handler in handlers:
         handler.setFormatter(formatter)
     logger.handlers = handlers
-    # of several processes of one stage the first speaks, the others only of trouble
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    place = environment.place()
+    # of several processes of one stage the first speaks, the others only of trouble, and of that one alone
+    logger.setLevel(logging.INFO if place is None or place.rank == 0 else logging.ERROR)
+    logger.filters = [] if place is None else [partial(_first_fault, place)]
     logger.propagate = False
+    if removed := environment.removed():
+        logger.info("ignored, because results must not depend on it: %s", ", ".join(removed))
+
+
+def _first_fault(place: environment.Place, record: logging.LogRecord) -> bool:
+    """Whether a message is no error, or the first error of all processes of this stage. What looks like a fault of ours
+    may come of another process that has just died, which its launcher sees in a moment."""
+    if record.levelno < logging.ERROR:
+        return True
+    if record.exc_info:
+        time.sleep(_LAUNCHER_SEES)
+    return place.first_to_fail()
 
 
 def _check_log(path: Path) -> None:

@@ -16,7 +16,7 @@ import yaml
 from conftest import TINY_MODEL, TINY_TRAINING
 from safetensors.torch import load_file
 
-from rvlr import config, features
+from rvlr import config, features, launch
 from rvlr.data.loading import TrainingSchedule
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
@@ -210,9 +210,8 @@ def test_two_processes_give_the_losses_and_gradients_of_one(steady_model: Path, 
     found = []
     for processes in (1, 2):
         worker = str(Path(__file__).with_name("gradients_worker.py"))
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         files = [str(steady_model), str(tmp_path / "batch.pt"), str(tmp_path / f"{processes}.pt"), str(processes)]
-        subprocess.run([*launcher, worker, *files], check=True)
+        assert launch.run([sys.executable, worker, *files], processes) == 0
         found.append(torch.load(tmp_path / f"{processes}.pt", weights_only=True))
     one, two = found
     for name, value in one["terms"].items():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rvlr import config, io, relevance
+from rvlr import config, devices, io, relevance
 from rvlr.data.records import Split, read_split
 from rvlr.errors import UserError
 from rvlr.evaluation import protocols
@@ -25,7 +25,7 @@ from rvlr.models.retrieval import RetrievalModel
 
 def device() -> torch.device:
     """The first GPU, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if devices.usable() else "cpu")
 
 
 def score(

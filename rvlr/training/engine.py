@@ -11,17 +11,16 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from transformers import get_linear_schedule_with_warmup
 
 from rvlr import config
 from rvlr.data.loading import Batch, TrainingSchedule
+from rvlr.distributed import Processes
 from rvlr.errors import Interrupted, UserError
 from rvlr.log import Progress, logger
 from rvlr.training.checkpoint import ResumeFolder
@@ -76,15 +75,16 @@ class Engine:
         seed: int,
         schedule: TrainingSchedule,
         resume: ResumeFolder,
-        accelerator: Accelerator,
+        group: Processes,
     ) -> None:
         self.section, self.seed, self.schedule, self.resume = section, seed, schedule, resume
-        self.accelerator = accelerator
+        self.group, self.accelerator = group, group.accelerator
+        group.at("the start of training")
         optimizer = make_optimizer(task, section)
         self.lr_schedule = get_linear_schedule_with_warmup(
             optimizer, round(section.warmup * schedule.steps), schedule.steps
         )
-        self.task, self.optimizer = accelerator.prepare(task, optimizer)
+        self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
         self.model = task.model
         self.state = State()
         self._rate = 0.0  # of the last step taken
@@ -94,7 +94,7 @@ class Engine:
     def restore(self) -> None:
         """Go back to the last complete checkpoint, if there is one."""
         saved = self.resume.load()
-        self.accelerator.wait_for_everyone()
+        self.group.meet("reading the checkpoint")
         if saved is None:
             if self.accelerator.is_main_process:
                 self.resume.clear()
@@ -119,6 +119,7 @@ class Engine:
         section, state, steps = self.section, self.state, self.schedule.steps
         progress = Progress("training", steps, "steps", start=state.step)
         with _signals() as received:
+            self.group.at(f"step {state.step + 1}")
             for batch in self._batches(loader):
                 terms = self._step(batch)
                 self._record(terms)
@@ -135,9 +136,10 @@ class Engine:
                 if section.patience is not None and state.epochs_without_gain >= section.patience:
                     logger.info("no gain on val for %d epochs; stopping early", section.patience)
                     break
+                self.group.at(f"step {state.step + 1}")
         if self._writer is not None:
             self._writer.close()
-        self.accelerator.wait_for_everyone()
+        self.group.meet("the end of training")
         return self.resume.load_best(state.best_step) if self.accelerator.is_main_process else None
 
     def _agreed(self, received: list[int]) -> int:
@@ -227,19 +229,19 @@ class Engine:
 
     def _validate(self, score: Scorer) -> None:
         """Score on val in the main process, keep the weights if they are the best, tell the others."""
-        verdict: list[Any] = [None]
-        if self.accelerator.is_main_process:
+
+        def score_and_keep() -> float:
             self.model.eval()
             values = score()
             self._write("val", values)
             logger.info("val after step %d: %s", self.state.step, ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
             if values[SELECTED_BY] > self.state.best_score:
                 self.resume.save_best(self.state.step, self.model.state_dict())
-            verdict = [values[SELECTED_BY]]
-        if self.accelerator.num_processes > 1:
-            torch.distributed.broadcast_object_list(verdict)
-        if verdict[0] > self.state.best_score:
-            self.state.best_step, self.state.best_score = self.state.step, verdict[0]
+            return values[SELECTED_BY]
+
+        verdict = self.group.by_main(score_and_keep, f"validation after step {self.state.step}")
+        if verdict > self.state.best_score:
+            self.state.best_step, self.state.best_score = self.state.step, verdict
             self.state.epochs_without_gain = 0
         else:
             self.state.epochs_without_gain += 1

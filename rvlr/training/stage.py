@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -18,7 +17,7 @@ from rvlr import config, io
 from rvlr.data.images import training_transform
 from rvlr.data.loading import Features, PairCollator, TrainingPairs, TrainingSchedule, ignore_signals
 from rvlr.data.records import Split, read_split
-from rvlr.distributed import make_accelerator
+from rvlr.distributed import Processes, processes
 from rvlr.evaluation.protocols import recalls
 from rvlr.evaluation.stage import score as score_split
 from rvlr.features import read_features
@@ -47,17 +46,23 @@ class Paths:
 def train(section: config.TrainedTeacher | config.Student, seed: int, paths: Paths) -> None:
     """Train to the end, from where an interrupted run with the same settings and inputs was."""
     training = section.training
-    accelerator = make_accelerator(training.processes, training.mixed_precision)
+    with processes(training.processes, training.mixed_precision) as group:
+        _train(section, seed, paths, group)
+
+
+def _train(section: config.TrainedTeacher | config.Student, seed: int, paths: Paths, group: Processes) -> None:
     splits = {name: read_split(paths.splits / f"{name}.jsonl") for name in ("train", "val")}
     features = read_features(paths.features, splits["train"]) if paths.features is not None else None
     torch.manual_seed(seed)
     task, tokenizer = _make_task(section, paths.start, features)
     resume = ResumeFolder(paths.resume, _fingerprint(section, seed, paths, splits))
-    if not accelerator.is_main_process:
-        _run(task, tokenizer, section, seed, splits, features, resume, accelerator)
+    if not group.is_main:
+        group.meet("waiting for the resume folder")
+        _run(task, tokenizer, section, seed, splits, features, resume, group)
         return
     with resume.locked():
-        best = _run(task, tokenizer, section, seed, splits, features, resume, accelerator)
+        group.meet("waiting for the resume folder")
+        best = _run(task, tokenizer, section, seed, splits, features, resume, group)
         task.model.load_state_dict(best)
         _write(task.model, tokenizer, resume, paths.output)
         settings = {"seed": seed, "settings": section.model_dump(mode="json"), "provenance": io.provenance()}
@@ -110,9 +115,9 @@ def _run(
     splits: dict[str, Split],
     features: Features | None,
     resume: ResumeFolder,
-    accelerator: Accelerator,
+    group: Processes,
 ) -> dict[str, torch.Tensor] | None:
-    training, model = section.training, task.model
+    training, model, accelerator = section.training, task.model, group.accelerator
     schedule = TrainingSchedule(
         captions=len(splits["train"].captions),
         batch_size=training.batch_size,
@@ -121,7 +126,7 @@ def _run(
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    engine = Engine(task, training, seed, schedule, resume, accelerator)
+    engine = Engine(task, training, seed, schedule, resume, group)
     engine.restore()
     vision, text = model.config.vision, model.config.text
     transform = training_transform(vision["image_size"], vision["mean"], vision["std"], training.augmentation)

@@ -1,0 +1,115 @@
+"""What a stage takes from its environment: nothing that changes results.
+
+Launchers such as `torchrun`, `mpirun` and `accelerate launch` leave variables behind that PyTorch and accelerate read:
+a stray `WORLD_SIZE` hangs a training, `ACCELERATE_GRADIENT_ACCUMULATION_STEPS` changes its weights. So do switches of
+numerical libraries. They are removed before those libraries are loaded. One process of several knows its place from
+our own launcher alone, see `rvlr.launch`.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+MOST_THREADS = 8
+_PLACE = "RVLR_PROCESS"
+_ONLY_THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+_FOREIGN = frozenset(
+    (
+        # where a process stands among others
+        *("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MACHINE_RANK", "FORK_LAUNCHED"),
+        *("MASTER_ADDR", "MASTER_PORT", "USE_TORCH_XLA"),
+        # how sums are split among threads and which instructions compute them
+        *("OMP_DYNAMIC", "OMP_SCHEDULE", "OMP_THREAD_LIMIT", "OMP_NESTED", "OMP_MAX_ACTIVE_LEVELS"),
+        *("OMP_TEAMS_THREAD_LIMIT", "OMP_NUM_TEAMS", "OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY"),
+        *("MKL_CBWR", "MKL_DYNAMIC", "MKL_DOMAIN_NUM_THREADS", "MKL_ENABLE_INSTRUCTIONS", "MKL_THREADING_LAYER"),
+        *("NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "TORCH_MKLDNN_MATMUL_MIN_DIM"),
+        # in which precision
+        *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+    )
+)
+_FOREIGN_PREFIXES = (
+    *("GROUP_", "ROLE_", "PMI_", "PMIX_", "OMPI_", "MV2_COMM_WORLD_", "TORCHELASTIC_", "GLOO_"),
+    *("ACCELERATE_", "FSDP_", "DEEPSPEED_", "MEGATRON_", "PARALLELISM_CONFIG_"),
+    *("DNNL_", "ONEDNN_", "TIMM_"),
+)
+_removed: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the `count` processes of a stage this one is; `folder` is what they share while they run, `lifeline`
+    a descriptor that reads as ended once their launcher is gone."""
+
+    rank: int
+    count: int
+    folder: Path
+    lifeline: int
+
+    def variables(self) -> dict[str, str]:
+        """What the launcher sets for this place; called in the launcher."""
+        return {_PLACE: f"{os.getpid()}:{self.rank}:{self.count}:{self.lifeline}:{self.folder}"}
+
+    def first_to_fail(self) -> bool:
+        """Whether none of the processes has failed before; true once. The first reports its fault, the others end
+        because of it and have nothing to add."""
+        try:
+            os.close(os.open(self.folder / "failed", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except OSError:  # it is there, or the launcher has removed the folder
+            return False
+        return True
+
+    def failed(self) -> bool:
+        """Whether any of the processes has failed."""
+        return (self.folder / "failed").exists()
+
+
+def prepare() -> None:
+    """Remove what must not reach a stage, and set what libraries read when they are loaded: the number of threads."""
+    found = [name for name in os.environ if name in _FOREIGN or name.startswith(_FOREIGN_PREFIXES)]
+    for name in found:
+        del os.environ[name]
+    _removed.update(found)
+    os.environ.update(dict.fromkeys(_ONLY_THREADS, str(threads())))
+    # threads that wait must sleep: spinning, two stages that share cores slow each other down tenfold
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # or loading from the cache asks the hub who is using it
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def removed() -> list[str]:
+    """The variables that `prepare` has removed."""
+    return sorted(_removed)
+
+
+def threads() -> int:
+    """The threads of this process: of the cores it may use, eight at most, its share. Results on a CPU depend on the
+    number, so it is the machine's, whatever OMP_NUM_THREADS says."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = place()
+    return max(1, min(MOST_THREADS, usable) // (here.count if here else 1))
+
+
+def place() -> Place | None:
+    """This process' place among those that our launcher started, or None if it was not started by it.
+
+    A variable that is left over from another stage does not count; a process whose launcher is gone already ends.
+    """
+    given = os.environ.get(_PLACE, "").split(":", 4)
+    if len(given) < 5 or not all(part.isdigit() for part in given[:4]):
+        return None
+    launcher, rank, count, lifeline = map(int, given[:4])
+    folder = Path(given[4])
+    if not folder.is_dir():
+        return None
+    if launcher != os.getppid():
+        sys.exit(f"error: process {rank} of {count}: the process that started it is gone; run the stage again")
+    return Place(rank, count, folder, lifeline)
