@@ -1,8 +1,10 @@
 """Exceptions that the command line turns into a message and an exit status."""
 
 import errno
+import reprlib
 import signal
 import sys
+from typing import Any
 
 _ADVICE = {
     errno.ENOSPC: "make room there and run the same command again",
@@ -23,6 +25,14 @@ _ADVICE = {
     errno.ESTALE: "the network drive was disconnected; run the same command again",
     errno.ENOMEM: "the memory is used up; lower `batch_size` or `workers`, or close other programs",
 }
+
+_REPR = reprlib.Repr()  # values come from the user's files: they may be of any length and depth
+_REPR.maxstring = _REPR.maxother = 200
+
+
+def show(value: Any) -> str:
+    """A value as messages print it: on one line, without control characters, cut when it is very long."""
+    return _REPR.repr(value)
 
 
 class UserError(Exception):

@@ -126,8 +126,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, indented, keys in the order given; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write JSON atomically, as `to_json` gives it."""
+    write_text(path, to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """JSON as files hold it: indented, keys in the order given; NaN and infinity are refused."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def check_file(path: Path) -> None:

@@ -14,7 +14,6 @@ and CSV. The file is not trusted: an image path that is absolute or has `..` is 
 import csv
 import json
 import re
-import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rvlr import io
 from rvlr.data.records import SPLITS
-from rvlr.errors import UserError
+from rvlr.errors import UserError, show
 
 KEYS = ("image", "captions", "caption", "image_id", "split")
 COLUMNS = ("image", "caption", "split", "image_id")
@@ -33,13 +32,6 @@ FAULTS_SHOWN = 20
 
 _EXAMPLE = '{"image": "cat.jpg", "captions": ["a cat", "a grey cat asleep"]}'
 _BETWEEN_RECORDS = re.compile(r"[ \t\r\n,]*")
-_REPR = reprlib.Repr()  # values come from the user's file: they may be of any length and depth
-_REPR.maxstring = _REPR.maxother = 200
-
-
-def show(value: Any) -> str:
-    """A value as messages print it: on one line, without control characters, cut when it is very long."""
-    return _REPR.repr(value)
 
 
 class Place(NamedTuple):

@@ -64,6 +64,7 @@ class TrainingPairs(Dataset):
     """Images with one caption each; indexed by (epoch, caption)."""
 
     def __init__(self, split: Split, transform: ImageTransform, seed: int) -> None:
+        split.check_images()
         self.split, self.transform, self.seed = split, transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, str, int, int]:
@@ -105,6 +106,7 @@ class Images(Dataset):
     """The images `first` to `last` - 1 of a split, one tensor each."""
 
     def __init__(self, split: Split, transform: ImageTransform, first: int, last: int) -> None:
+        split.check_images()
         self.split, self.transform, self.first, self.last = split, transform, first, last
 
     def __len__(self) -> int:

@@ -2,21 +2,23 @@
 
 `splits/{train,val,test}.jsonl` hold one image a line: `image_id`, `image` (path below the image root), `captions`
 (one or more). `splits/dataset.json` beside them names the image root (absolute, or relative to the splits folder),
-the counts, and what made them; with `cache`, stages read the scaled copies in `CACHE` instead.
+the counts, a checksum of each file, and what made them; with `cache`, stages read the scaled copies in `CACHE` instead.
+Splits are made by the prepare stage alone: a file that was edited since is refused.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from rvlr import io
-from rvlr.errors import UserError
+from rvlr.errors import UserError, show
 
 SPLITS = ("train", "val", "test")
 CACHE = "../cache"  # from the splits folder
@@ -42,6 +44,7 @@ class Split:
     name: str
     records: Sequence[Record]
     image_root: Path
+    cached: bool = False  # the image root is the cache
 
     @cached_property
     def captions(self) -> list[str]:
@@ -67,6 +70,15 @@ class Split:
         """Where the image of record `index` lies."""
         return self.image_root / self.records[index].image
 
+    def check_images(self) -> None:
+        """Raise UserError unless the folder of images is there."""
+        if not self.image_root.is_dir():
+            stage = "cache" if self.cached else "prepare"
+            raise UserError(
+                f"{self.image_root}: no such folder, but the images of the split {self.name!r} must lie there; put it "
+                f"there, or run the {stage} stage again"
+            )
+
 
 def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
     """The records in the order of a hash of seed and id, which depends neither on their order here nor on a library's
@@ -84,37 +96,99 @@ def split_files(folder: Path) -> list[Path]:
 
 
 def write_splits(folder: Path, splits: Mapping[str, Iterable[Record]], image_root: str, **about: Any) -> None:
-    """Write the three split files, then `dataset.json`. `about` is stored in the latter."""
-    counts = {}
-    for name in SPLITS:
-        records = list(splits[name])
-        lines = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
-        io.write_text(folder / f"{name}.jsonl", lines)
-        counts[name] = {"images": len(records), "captions": sum(len(record.captions) for record in records)}
-    io.write_json(
-        folder / "dataset.json",
-        {"image_root": image_root, "counts": counts, **about, "provenance": io.provenance()},
-    )
+    """Write the three split files and `dataset.json`, all or none. `about` is stored in the latter."""
+    counts, checksums = {}, {}
+    with ExitStack() as files:
+        # the first to be opened takes its place last
+        description = files.enter_context(io.atomic_file(folder / "dataset.json"))
+        for name in SPLITS:
+            records = list(splits[name])
+            lines = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+            file = files.enter_context(io.atomic_file(folder / f"{name}.jsonl"))
+            file.write_text(lines, encoding="utf-8")
+            counts[name] = {"images": len(records), "captions": sum(len(record.captions) for record in records)}
+            checksums[name] = io.sha256(file)
+        content = {"image_root": image_root, "counts": counts, "checksums": checksums, **about}
+        description.write_text(io.to_json({**content, "provenance": io.provenance()}), encoding="utf-8")
 
 
 def read_split(path: Path, originals: bool = False) -> Split:
-    """Read one split file; `originals`: with the images that the cache is made from. Raises UserError naming file and
-    line."""
-    about = io.read_json(path.parent / "dataset.json")
-    records = []
+    """Read one split file; `originals`: with the images that the cache is made from.
+
+    Raises UserError naming file and line if the file or `dataset.json` beside it is missing, is not what the prepare
+    stage writes, or was edited since.
+    """
+    about = _read_about(path)
     try:
-        with path.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                try:
-                    fields = json.loads(line)
-                    record = Record(fields["image_id"], fields["image"], tuple(fields["captions"]))
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise UserError(
-                        f"{path}: line {number}: not a record with image_id, image and captions ({error!r}); "
-                        "run the prepare stage again"
-                    ) from None
-                records.append(record)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the prepare stage first") from None
-    root = CACHE if about.get("cache") and not originals else about["image_root"]
-    return Split(path.stem, records, (path.parent / root).resolve())
+        records = _parse(path, io.read_text(path))
+        if about["checksums"].get(path.stem) != io.sha256(path):
+            made = about["counts"].get(path.stem)
+            raise UserError(
+                f"{path}: edited or replaced since it was made: {len(records)} images found, {made} written"
+            )
+    except UserError as error:
+        raise UserError(f"{error}; {_REMEDY}") from None
+    cached = bool(about.get("cache")) and not originals
+    return Split(path.stem, records, (path.parent / (CACHE if cached else about["image_root"])).resolve(), cached)
+
+
+_REMEDY = "splits are made by the prepare stage, not by hand: change its inputs and run it again"
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    """What `dataset.json` beside a split says. Raises UserError if it is not what `write_splits` writes."""
+    file = path.parent / "dataset.json"
+    if path.suffix != ".jsonl" or path.stem not in SPLITS:
+        raise UserError(f"{path}: not a split; splits are {', '.join(f'{name}.jsonl' for name in SPLITS)}")
+    if path.is_file() and not file.exists():
+        raise UserError(f"{path}: not a split, there is no dataset.json beside it; {_REMEDY}")
+    about = io.read_json(file)
+    if not isinstance(about, dict):
+        raise UserError(f"{file}: {show(about)} found, not what the prepare stage writes; {_REMEDY}")
+    for name, kind in {"image_root": str, "counts": dict, "checksums": dict, "cache": dict | None}.items():
+        if not isinstance(about.get(name), kind):
+            raise UserError(f"{file}: {name} is {show(about.get(name))}, not what the prepare stage writes; {_REMEDY}")
+    return about
+
+
+def _parse(path: Path, text: str) -> list[Record]:
+    """The records of a split file. Raises UserError naming the line of the first fault."""
+    records: list[Record] = []
+    seen: dict[tuple[str, str], int] = {}
+    lines = text.split("\n")
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: line {number}: not valid JSON ({error}): {show(line)}") from None
+        fault = _fault(fields)
+        if fault is None:
+            first = {key: seen.setdefault((key, fields[key]), number) for key in ("image_id", "image")}
+            fault = next(
+                (f"{key} {show(fields[key])} is that of line {n} too" for key, n in first.items() if n < number), None
+            )
+        if fault is not None:
+            raise UserError(f"{path}: line {number}: {fault}")
+        records.append(Record(fields["image_id"], fields["image"], tuple(fields["captions"])))
+    if not records:
+        raise UserError(f"{path}: no image in it")
+    return records
+
+
+def _fault(fields: Any) -> str | None:
+    """What is wrong with the fields of a record, if anything."""
+    if not isinstance(fields, dict) or sorted(fields) != ["captions", "image", "image_id"]:
+        return f"{show(fields)} found, a record of image_id, image and captions expected"
+    for key in ("image_id", "image"):
+        if not isinstance(fields[key], str) or not fields[key]:
+            return f"{key} is {show(fields[key])}, a string expected"
+    captions = fields["captions"]
+    if not isinstance(captions, list) or not captions:
+        return f"captions is {show(captions)}, a list of one or more strings expected"
+    wrong = [caption for caption in captions if not isinstance(caption, str) or not caption.strip()]
+    if wrong:
+        return f"a caption is {show(wrong[0])}, a string with words expected"
+    image = PurePosixPath(fields["image"])
+    if image.is_absolute() or ".." in image.parts or "\0" in fields["image"]:
+        return f"image {show(fields['image'])} leaves the folder of images"
+    return None

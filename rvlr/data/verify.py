@@ -63,11 +63,12 @@ def verify(splits: Sequence[Split], stamp: Path, threads: int = THREADS) -> None
 def distinct_images(splits: Sequence[Split]) -> tuple[Path, list[str]]:
     """The image root of the splits, and the path below it of every image, each once, in the order of the splits.
 
-    Raises UserError if a path leads out of the root, or the splits have several roots.
+    Raises UserError if a path leads out of the root, the root is not there, or the splits have several roots.
     """
     root, *others = {split.image_root: None for split in splits}
     if others:
         raise UserError(f"splits of one data set are needed, but their images lie in {root} and {others[0]}")
+    splits[0].check_images()
     paths = {str(PurePosixPath(record.image)): None for split in splits for record in split.records}
     faults = Faults(root)
     for path in paths:
