@@ -40,17 +40,29 @@ def representation_distillation(
 
 
 def hard_negatives(
-    similarity: torch.Tensor, ids: torch.Tensor, temperature: torch.Tensor
+    similarity: torch.Tensor, ids: torch.Tensor, temperature: torch.Tensor, pool: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw one negative column for each row with probability softmax(similarity / temperature) + 1e-5, never one of
     the same image (ITM, METHOD.md).
 
-    similarity: (B, B), of the local batch. Returns the columns (B,) and whether a row has any negative (B,) bool; where
-    it has none, the column is meaningless. One vectorised draw (an exponential race) in float32, which neither waits
-    for the device nor fails on extreme similarities as `torch.multinomial` does.
+    similarity: (B, B), of the local batch. pool: how many consecutive pairs negatives are drawn from, which must divide
+    B; None: all B. Softmax and draw stay inside the pool of a row. The smaller the pool, the easier the hardest of it:
+    published are 18 pairs, the share of one of 2 GPUs. A pool of that size makes the draw independent of the number of
+    processes that share a batch, since each gets whole pools of it, in order.
+
+    Returns the columns (B,) and whether a row has any negative (B,) bool; where it has none, the column is meaningless.
+    One vectorised draw (an exponential race) in float32, which neither waits for the device nor fails on extreme
+    similarities as `torch.multinomial` does.
     """
     allowed = ids[:, None] != ids[None, :]
-    weights = torch.softmax(similarity.detach().float() / temperature.detach().float(), dim=1) + 1e-5
+    logits = similarity.detach().float() / temperature.detach().float()
+    if pool is not None:
+        if len(ids) % pool:
+            raise ValueError(f"pool: {pool} does not divide the batch of {len(ids)}")
+        number = torch.arange(len(ids), device=ids.device) // pool
+        inside = number[:, None] == number[None, :]
+        allowed, logits = allowed & inside, logits.masked_fill(~inside, -torch.inf)
+    weights = torch.softmax(logits, dim=1) + 1e-5
     weights = weights.masked_fill(~allowed, 0.0)
     race = weights / torch.empty_like(weights).exponential_().clamp_min(torch.finfo(torch.float32).tiny)
     return race.argmax(dim=1), allowed.any(dim=1)
@@ -61,7 +73,7 @@ def itm(positive: torch.Tensor, negative: torch.Tensor, valid: torch.Tensor) -> 
 
     positive: (B, 2) logits of the pairs, negative: (2B, 2) logits of images with wrong texts and texts with wrong
     images, valid: (2B,) bool, False for rows that have no negative; these are left out. Unlike the other losses it is
-    local: with more processes, negatives come from a smaller batch.
+    local: negatives come from the pairs of one process, see `hard_negatives`.
     """
     logits = torch.cat([positive, negative])
     labels = torch.cat(

@@ -94,6 +94,14 @@ def test_all_faults_are_reported_together_with_their_keys() -> None:
         ({"teachers": {"t": {"weights": {"itc": 0, "itm": 0}}}}, "all weights are 0"),
         ({"training": {"augmentation": {"scale": [0.9, 0.5]}}}, "smallest <= largest"),
         ({"training": {"batch_size": 6, "processes": 4}}, "the same number of captions"),
+        ({"training": {"processes": 2}}, "itm_pool: missing; processes is 2, so say how many pairs matching negatives"),
+        ({"training": {"processes": 3}}, "one of 2, 3, 4, 6, 12, which divide the 12 captions of each process"),
+        (
+            {"training": {"processes": 2, "itm_pool": 36}},
+            "itm_pool: 36 does not divide the 18 captions that each of the 2",
+        ),
+        ({"training": {"itm_pool": 24}}, "use one of 2, 3, 4, 6, 9, 12, 18, 36"),
+        ({"training": {"itm_pool": 1}}, "training.itm_pool: "),
         ({"training": {"learning_rate": "fast"}}, "learning_rate"),
         ({"evaluation": {"candidates": 0}}, "evaluation.candidates"),
         ({"training": {"betas": [0.9, 1.0]}}, "training.betas.1"),
@@ -159,7 +167,7 @@ def test_the_public_configurations_carry_the_published_values(name: str) -> None
     for run in (found.teachers["itc-itm"], *found.students.values()):
         training = run.training
         assert training.learning_rate == (3e-5 if name == "coco" else 5e-5)
-        assert (training.epochs, training.batch_size, training.processes) == (10, 36, 2)
+        assert (training.epochs, training.batch_size, training.processes, training.itm_pool) == (10, 36, 2, 18)
         assert (training.betas, training.eps, training.weight_decay) == ((0.9, 0.98), 1e-8, 0.01)
         assert (training.warmup, training.lr_mult, training.max_words, training.clip_norm) == (0.1, 2, 60, None)
         assert (training.augmentation.scale, training.augmentation.flip) == ((0.5, 1.0), True)

@@ -100,6 +100,55 @@ def test_hard_negatives_are_never_of_the_same_image_and_follow_the_stated_probab
         torch.testing.assert_close(share, expected[row], atol=0.015, rtol=0)
 
 
+def test_hard_negatives_come_from_the_pool_of_their_row_with_the_probabilities_inside_it() -> None:
+    torch.manual_seed(0)
+    ids = torch.tensor([0, 1, 2, 3, 0, 5, 6, 7])
+    similarity, temperature = torch.randn(8, 8), torch.tensor(0.5)
+    drawn = torch.stack([losses.hard_negatives(similarity, ids, temperature, 4)[0] for _ in range(20_000)])
+    for first in (0, 4):
+        pool = slice(first, first + 4)
+        weights = torch.softmax(similarity[pool, pool] / temperature, dim=1) + 1e-5
+        weights.fill_diagonal_(0)
+        expected = weights / weights.sum(dim=1, keepdim=True)
+        for row in range(4):
+            share = torch.bincount(drawn[:, first + row], minlength=8) / len(drawn)
+            torch.testing.assert_close(share[pool], expected[row], atol=0.015, rtol=0)
+            assert share.sum() == share[pool].sum()
+
+
+def test_a_pool_of_the_whole_batch_changes_no_bit() -> None:
+    ids, similarity, temperature = torch.tensor([0, 1, 1, 3, 4, 5]), torch.randn(6, 6), torch.tensor(0.07)
+    found = []
+    for pool in (None, 6):
+        torch.manual_seed(7)
+        found.append(losses.hard_negatives(similarity, ids, temperature, pool))
+    assert all(torch.equal(left, right) for left, right in zip(*found, strict=True))
+
+
+def test_a_pool_of_one_image_has_no_negative() -> None:
+    column, found = losses.hard_negatives(torch.zeros(4, 4), torch.tensor([3, 3, 4, 5]), torch.tensor(0.07), 2)
+    assert found.tolist() == [False, False, True, True]
+    assert column[2:].tolist() == [3, 2]
+
+
+def test_pools_are_those_of_one_process_however_many_share_the_batch() -> None:
+    """Pairs 0 to 11: one process with a pool of 3 draws for every pair from the same 3 pairs as 2 or 4 do."""
+    ids, similarity, temperature = torch.arange(12), torch.randn(12, 12), torch.tensor(1.0)
+    for processes in (1, 2, 4):
+        share = 12 // processes
+        for rank in range(processes):
+            mine = slice(rank * share, (rank + 1) * share)
+            drawn = [losses.hard_negatives(similarity[mine, mine], ids[mine], temperature, 3)[0] for _ in range(200)]
+            for row, columns in enumerate(torch.stack(drawn).T, rank * share):
+                first = row // 3 * 3
+                assert set((columns + rank * share).tolist()) == {first, first + 1, first + 2} - {row}
+
+
+def test_a_batch_that_pools_do_not_fill_is_refused() -> None:
+    with pytest.raises(ValueError, match="4 does not divide the batch of 6"):
+        losses.hard_negatives(torch.zeros(6, 6), torch.arange(6), torch.tensor(1.0), 4)
+
+
 @pytest.mark.parametrize("extreme", [0.0, 1e4, -1e4])
 def test_hard_negatives_survive_extreme_similarities(extreme: float) -> None:
     ids = torch.arange(6)

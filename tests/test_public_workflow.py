@@ -47,7 +47,7 @@ MODELS = {
         "embed_dim": 8,
     },
 }
-TRAINING = {**TINY_TRAINING, "epochs": 1, "processes": 1}
+TRAINING = {**TINY_TRAINING, "epochs": 1, "processes": 1, "itm_pool": 4}
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -16,7 +16,7 @@ import yaml
 from conftest import TINY_MODEL, TINY_TRAINING
 from safetensors.torch import load_file
 
-from rvlr import config, features, launch
+from rvlr import config, features, launch, losses
 from rvlr.data.loading import TrainingSchedule
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
@@ -112,6 +112,21 @@ def test_terms_of_weight_0_are_neither_computed_nor_learnt(tiny_model: Path) -> 
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name
     assert not model.fusion_weight.requires_grad
+
+
+def test_matching_negatives_come_from_pools(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`training.itm_pool` reaches the draw of both stages, with which nothing crosses a pool."""
+    drawn = []
+    draw = losses.hard_negatives
+    monkeypatch.setattr(losses, "hard_negatives", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    model = build.load(tiny_model, {"teacher_widths": [16, 16], "fusion_weight": 0.5})[0]
+    training = {**TINY_TRAINING, "itm_pool": 2}
+    student = StudentTask(model, student_section(training=training))
+    teacher = TeacherTask(model, config.TeacherWeights(), teacher_section(itm_pool=2).training.itm_pool)
+    for task in (student, teacher):
+        task(student_batch(torch.arange(8)))
+    assert len(drawn) == 4
+    assert all(column.tolist() == [1, 0, 3, 2, 5, 4, 7, 6] for column, _ in drawn)
 
 
 def test_every_student_term_reaches_the_parameters_it_should(tiny_model: Path) -> None:
@@ -231,7 +246,7 @@ def test_training_spreads_over_two_processes(
     results = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
-        training = {**TINY_TRAINING, "processes": processes, "epochs": 1}
+        training = {**TINY_TRAINING, "processes": processes, "itm_pool": 4, "epochs": 1}
         section = student_section(training=training, weights={"itm": 0})
         paths = paths_in(folder, steady_model, tiny_data, tiny_features)
         subprocess.run(command("train-student", section, paths, folder), check=True)
@@ -309,7 +324,7 @@ def test_features_of_other_data_are_refused(tiny_data: Path, tiny_features: Path
 def test_two_processes_extract_the_rows_that_one_does(
     tiny_data: Path, tiny_model: Path, tiny_features: Path, tmp_path: Path
 ) -> None:
-    section = teacher_section(processes=2)
+    section = teacher_section(processes=2, itm_pool=4)
     (tmp_path / "section.yaml").write_text(config.to_yaml(section))
     options = {"config": tmp_path / "section.yaml", "model": tiny_model, "output": tmp_path / "features"}
     options["split"] = tiny_data / "splits/train.jsonl"

@@ -235,6 +235,7 @@ class Training(Section):
     augmentation: Augmentation = Augmentation()
     max_words: Positive = 60
     processes: Positive = 1
+    itm_pool: Annotated[int, Field(ge=2)] | None = None
     workers: Annotated[int, Field(ge=0)] = 4
     checkpoint_steps: Positive = 500
     val_candidates: Positive = 16
@@ -246,6 +247,23 @@ class Training(Section):
             raise ValueError(
                 f"batch_size {self.batch_size} is the global batch; it must give each of the {self.processes} "
                 "processes the same number of captions, at least 2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pools_fill_each_process(self) -> Self:
+        """Without this, another number of processes would be another method."""
+        share = self.batch_size // self.processes
+        fits = ", ".join(str(size) for size in range(2, share + 1) if share % size == 0)
+        if self.itm_pool is None and self.processes > 1:
+            raise ValueError(
+                f"itm_pool: missing; processes is {self.processes}, so say how many pairs matching negatives are drawn "
+                f"from: one of {fits}, which divide the {share} captions of each process"
+            )
+        if self.itm_pool is not None and share % self.itm_pool:
+            raise ValueError(
+                f"itm_pool: {self.itm_pool} does not divide the {share} captions that each of the {self.processes} "
+                f"process(es) gets of batch_size {self.batch_size}; use one of {fits}"
             )
         return self
 

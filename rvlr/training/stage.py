@@ -75,7 +75,7 @@ def _make_task(
 ) -> tuple[TeacherTask, PreTrainedTokenizerBase]:
     if isinstance(section, config.TrainedTeacher):
         model, tokenizer = build.load(start)
-        return TeacherTask(model, section.weights), tokenizer
+        return TeacherTask(model, section.weights, section.training.itm_pool), tokenizer
     widths = [int(features.image.shape[1]), int(features.text.shape[1])]
     added = {
         "teacher_widths": widths,

@@ -18,9 +18,9 @@ Terms = dict[str, torch.Tensor]
 class TeacherTask(nn.Module):
     """Image-text contrast and matching."""
 
-    def __init__(self, model: RetrievalModel, weights: config.TeacherWeights) -> None:
+    def __init__(self, model: RetrievalModel, weights: config.TeacherWeights, itm_pool: int | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.itm_pool = model, itm_pool
         self.weights = {name: weight for name, weight in weights.model_dump().items() if weight > 0}
         self._freeze_unused()
 
@@ -88,8 +88,9 @@ class TeacherTask(nn.Module):
         ids, size = batch["image"], len(image)
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             similarity = image @ text.T
-        wrong_text, text_found = losses.hard_negatives(similarity, ids, self.model.temperature)
-        wrong_image, image_found = losses.hard_negatives(similarity.T, ids, self.model.temperature)
+        temperature, pool = self.model.temperature, self.itm_pool
+        wrong_text, text_found = losses.hard_negatives(similarity, ids, temperature, pool)
+        wrong_image, image_found = losses.hard_negatives(similarity.T, ids, temperature, pool)
         every = torch.arange(size, device=ids.device)
         captions = torch.cat([every, wrong_text, every])
         fused = self.model.fuse(
@@ -111,7 +112,7 @@ class StudentTask(TeacherTask):
         self.distance, weights = section.distance, section.weights
         if self.distance == "wasserstein":  # it knows KD alone
             weights = weights.model_copy(update={"kdi": 0.0, "kdt": 0.0})
-        super().__init__(model, weights)
+        super().__init__(model, weights, section.training.itm_pool)
         model.fusion_weight.requires_grad_(section.fusion_weight.learnt and self._uses("kd", "kdi", "kdt"))
 
     def fresh_heads(self) -> list[nn.Module]:
