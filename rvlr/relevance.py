@@ -8,7 +8,6 @@ The longest common subsequences come from rapidfuzz, which compares strings: eve
 a caption becomes a short string.
 """
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from rapidfuzz.distance import LCSseq
 from rapidfuzz.process import cdist
 from rouge_score.tokenizers import DefaultTokenizer
 
-from rvlr import arrays, config, io, ownership
+from rvlr import arrays, config, environment, io, ownership
 from rvlr.data import captions_file
 from rvlr.data.captions_file import show
 from rvlr.data.records import Record, Split, read_split
@@ -194,8 +193,7 @@ def compute(captions: Sequence[str], offsets: np.ndarray, output: Path, scorer: 
     score = _score_rouge if scorer == "rouge-score" else _score_coco
     dtype = np.min_scalar_type(int(lengths.max()))
     same = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
-    progress = Progress("relevance", len(strings), "captions")
-    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))  # Snakemake's share for this stage, or all
+    progress, threads = Progress("relevance", len(strings), "captions"), environment.threads()
     with io.atomic_file(output) as temporary:
         matrix = arrays.create(temporary, (len(captions), len(offsets) - 1))
         for start in range(0, len(strings), CAPTIONS_AT_ONCE):

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from rvlr import io
+from rvlr import environment, io
 from rvlr.data.captions_file import Faults, show
 from rvlr.data.images import ImageError, Stored, decode
 from rvlr.data.records import Split
@@ -23,8 +23,8 @@ from rvlr.log import logger, track
 
 T = TypeVar("T")
 LISTING = "image-faults.txt"
-# Snakemake's share for this stage, or all; each may hold an image of 89 million pixels, which takes up to 1 GB
-THREADS = min(8, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
+# each may hold an image of 89 million pixels, which takes up to 1 GB
+THREADS = environment.threads()
 
 
 def verify(splits: Sequence[Split], stamp: Path, threads: int = THREADS) -> None:
