@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from rvlr import config, log
-from rvlr.errors import UserError
 from rvlr.ownership import check_paths
 
 app = typer.Typer()
@@ -35,18 +34,17 @@ def import_checkpoint(
     log.setup(log_file)
     given = {"CHECKPOINT": checkpoint, "--vision-config": vision_config, "--text-config": text_config}
     check_paths({**given, "--log-file": log_file}, {"--output": output})
-    from transformers import AutoTokenizer
+    from rvlr.models import hub, pretrained, published, tokens
 
-    from rvlr.models import published
-    from rvlr.models.hub import local_first
-
-    found = published.read(checkpoint, vision_config, text_config)
+    loaded = None
     if tokenizer is None:
         log.logger.info("no --tokenizer given: the folder holds none, and evaluation will need one")
-    try:
-        loaded = None if tokenizer is None else local_first(AutoTokenizer.from_pretrained, tokenizer)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--tokenizer: {tokenizer!r} is neither a folder nor a name on the hub: {error}") from error
+    else:
+        loaded = pretrained.load_tokenizer(hub.find(tokenizer, "--tokenizer", hub.VOCABULARIES), "--tokenizer")
+    found = published.read(checkpoint, vision_config, text_config)
+    if loaded is not None:
+        tokens.check_ids(loaded, found.model.text_encoder.config.vocab_size, f"--tokenizer: {tokenizer}")
+        tokens.check_frame(loaded, f"--tokenizer: {tokenizer}")
     published.save(found, loaded, output)
 
 

@@ -5,7 +5,7 @@ Enters: a trained teacher's model folder, or a pair of single-modal models, and 
 `index.json` with the ids of the rows. METHOD.md: features *before* the projections, image token 0 and text [CLS].
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoModel, PreTrainedModel
 
 from rvlr import arrays, config, io
+from rvlr.config.sections import TextFeatures
 from rvlr.data.captions_file import show
 from rvlr.data.images import evaluation_transform
 from rvlr.data.loading import Features, image_batches
@@ -25,8 +26,8 @@ from rvlr.data.text import tokenise
 from rvlr.distributed import Processes, processes
 from rvlr.errors import UserError
 from rvlr.log import logger, track
-from rvlr.models import build
-from rvlr.models.hub import local_first
+from rvlr.models import build, hub, pretrained, tokens
+from rvlr.models.outline import outline
 from rvlr.models.vision import VisionEncoder
 
 PARTS = ("image", "text")
@@ -41,8 +42,10 @@ class Extractor:
     text: Callable[[list[str]], torch.Tensor]
 
 
-def trained_extractor(folder: Path, device: torch.device) -> Extractor:
+def trained_extractor(folder: Path | None, device: torch.device) -> Extractor:
     """Features of a model that stage 1 trained."""
+    if folder is None:
+        raise UserError("--model is missing: the teacher is a trained one, so give its model folder")
     model, tokenizer = build.load(folder)
     model, text = model.to(device), model.config.text
 
@@ -53,26 +56,45 @@ def trained_extractor(folder: Path, device: torch.device) -> Extractor:
     return Extractor(model.config.vision, lambda pixels: model.encode_image(pixels)[:, 0], encode_text)
 
 
-def single_modal_extractor(section: config.SingleModalTeacher, device: torch.device) -> Extractor:
+def single_modal_extractor(
+    section: config.SingleModalTeacher, device: torch.device, captions: Sequence[str] = ()
+) -> Extractor:
     """Features of any timm model and any transformers text encoder. Captions go in as they are, uncleaned: such models
-    know punctuation and capitals."""
-    vision, text = section.vision, section.text
+    know punctuation and capitals.
+
+    captions: those to come. Raises UserError if weights or tokenizer are missing, incomplete or do not belong together.
+    """
+    torch.manual_seed(0)  # a vision model with random weights is the same one every time, and in every process
+    encode_text = _text_encoder(section.text, device, captions)
+    vision = section.vision
     weights = None if vision.weights == "random" else vision.weights
+    outline(
+        lambda: VisionEncoder(vision.name, vision.image_size, vision.options), "the teacher's vision cannot be built"
+    )
     encoder = VisionEncoder(vision.name, vision.image_size, vision.options, weights).eval().to(device)
-    try:
-        is_pair = local_first(AutoConfig.from_pretrained, text.weights).is_encoder_decoder
-        tokenizer = local_first(AutoTokenizer.from_pretrained, text.weights)
-        model = local_first(AutoModel.from_pretrained, text.weights, dtype=torch.float32).eval().to(device)
-    except (OSError, ValueError) as error:
-        raise UserError(f"text.weights: {text.weights!r} is no folder or hub name of a text model: {error}") from error
-    model = model.get_encoder() if is_pair else model
-    tokenizer.padding_side = "right"  # token 0 is a token, not padding
+    return Extractor(vision.model_dump(), lambda pixels: encoder(pixels)[:, 0], encode_text)
+
+
+def _text_encoder(
+    text: TextFeatures, device: torch.device, captions: Sequence[str]
+) -> Callable[[list[str]], torch.Tensor]:
+    key = "text.weights"
+    folder = hub.find(text.weights, key, hub.WEIGHTS, hub.VOCABULARIES)
+    source = f"{key}: {folder}"
+    tokenizer = pretrained.load_tokenizer(folder, key)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise UserError(f"{source}: the tokenizer has no pad_token and no eos_token; set one in tokenizer_config.json")
+    model = _text_model(folder, key)
+    tokens.check_ids(tokenizer, model.get_input_embeddings().weight.shape[0], source)
+    tokens.check_words(tokenizer, captions, source)
+    model = model.get_encoder() if model.config.is_encoder_decoder else model
+    model = model.to(device)
     positions = getattr(model.config, "max_position_embeddings", text.max_tokens)
     if text.max_tokens > positions:
         raise UserError(f"text.max_tokens: {text.max_tokens} exceeds the {positions} of {text.weights}")
 
-    def encode_text(captions: list[str]) -> torch.Tensor:
+    def encode(captions: list[str]) -> torch.Tensor:
         batch = tokenizer(captions, padding="longest", truncation=True, max_length=text.max_tokens, return_tensors="pt")
         batch = batch.to(device)
         hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
@@ -81,7 +103,34 @@ def single_modal_extractor(section: config.SingleModalTeacher, device: torch.dev
         mask = batch["attention_mask"][:, :, None].to(hidden.dtype)
         return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
 
-    return Extractor(vision.model_dump(), lambda pixels: encoder(pixels)[:, 0], encode_text)
+    try:
+        with torch.inference_mode():
+            encode(["a", "a " * text.max_tokens])
+    except Exception as error:  # whatever a model that is no text encoder, or has fewer positions, fails with
+        raise UserError(f"{source}: it does not encode captions of {text.max_tokens} tokens: {error}") from error
+    return encode
+
+
+def _text_model(folder: Path, key: str) -> PreTrainedModel:
+    """Any model of transformers; what is not used for features may be missing: poolers, and the decoder of a pair."""
+    found = pretrained.load_config(folder, key)
+
+    def is_unused(model: PreTrainedModel, name: str) -> bool:
+        return name.startswith("pooler.") or (found.is_encoder_decoder and name.startswith("decoder."))
+
+    def is_head(model: PreTrainedModel, name: str) -> bool:
+        part = name.removeprefix(f"{model.base_model_prefix}.").split(".")[0]
+        return part not in dict(model.named_children()) or is_unused(model, part + ".")
+
+    return pretrained.load_model(
+        folder,
+        key,
+        lambda: AutoModel.from_config(found, trust_remote_code=False),
+        AutoModel.from_pretrained,
+        is_head,
+        is_unused,
+        config=found,
+    )
 
 
 @torch.inference_mode()
@@ -98,7 +147,7 @@ def extract(section: config.Teacher, model: Path | None, split: Split, output: P
 def _extract(section: config.Teacher, model: Path | None, split: Split, output: Path, group: Processes) -> None:
     accelerator = group.accelerator
     if isinstance(section, config.SingleModalTeacher):
-        extractor = single_modal_extractor(section, accelerator.device)
+        extractor = single_modal_extractor(section, accelerator.device, split.captions)
         batch_size, workers = section.batch_size, section.workers
         about: dict[str, Any] = {"teacher": section.model_dump(mode="json")}
     else:

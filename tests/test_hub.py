@@ -61,7 +61,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made.mkdir(parents=True)
         return made
 
-    tokenizer = learn_tokenizer(["a dog", "a cat in the snow"])
+    tokenizer = learn_tokenizer(["a small red circle left of a large orange square", "right of, above, at the bottom"])
     bert = snapshot("org/mini")
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(bert)
@@ -93,6 +93,6 @@ def test_what_is_not_cached_is_asked_for_and_named(hub: tuple[str, list[str]], t
     done = initialise(tmp_path / "empty", hub[0], tmp_path, tiny_data / "splits")
     assert done.returncode == 1
     assert any("org/mini" in path for path in hub[1])
-    assert "text.weights: 'org/mini' is no folder with a BERT" in done.stderr
+    assert "text.weights: 'org/mini' is no folder, nor a name in the hub's cache or on the hub" in done.stderr
     assert "hf download org/mini" in done.stderr
     assert "Traceback" not in done.stderr

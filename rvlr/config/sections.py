@@ -5,7 +5,7 @@ Defaults are the published values of METHOD.md where it names one; `config/READM
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rvlr.config.base import Section, UserPath
 
@@ -14,6 +14,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Epsilon = Annotated[float, Field(gt=0, lt=1)]
+Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # finite, and not 0 in single precision
+Layers = Annotated[int, Field(ge=1, le=100)]
 Triple = tuple[float, float, float]
 
 
@@ -127,16 +130,46 @@ Dataset = Annotated[Shapes | Custom | Coco | Flickr30K | VizWiz, Field(discrimin
 # --- models ------------------------------------------------------------------------------------------------------
 
 
+_NO_OPTIONS = (
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_model_args"),
+    *("checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "device", "dtype", "num_classes"),
+    "model_name",
+)
+"""Arguments of `timm.create_model` that load something, or that are set by us."""
+
+
 class Vision(Section):
     """A timm backbone and how images are presented to it."""
 
     name: str = "swin_base_patch4_window12_384"
     weights: Literal["random", "pretrained"] | UserPath = "random"
     options: dict[str, Any] = {}
-    image_size: Annotated[int, Field(ge=16)] = 384
+    image_size: Annotated[int, Field(ge=16, le=2048)] = 384
     mean: Triple = (0.48145466, 0.4578275, 0.40821073)
     std: Triple = (0.26862954, 0.26130258, 0.27577711)
     frozen: bool = False
+
+    @field_validator("options")
+    @classmethod
+    def _options_of_the_architecture(cls, value: dict[str, Any]) -> dict[str, Any]:
+        refused = [name for name in value if name in _NO_OPTIONS]
+        if refused:
+            raise ValueError(
+                f"{', '.join(refused)}: no option of an architecture; remove it. The key weights names "
+                "weights, and the rest is set by rvlr"
+            )
+        return value
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _of_values_from_0_to_1(cls, value: Triple, info: ValidationInfo) -> Triple:
+        least = 0.001 if info.field_name == "std" else 0  # pixels are divided by std
+        if not all(least <= each <= 1 for each in value):
+            raise ValueError(
+                f"{list(value)}: each must be from {least} to 1; they are in units of 0 to 1, so divide those of "
+                "pixels from 0 to 255 by 255"
+            )
+        return value
 
 
 class BertSize(Section):
@@ -148,7 +181,7 @@ class BertSize(Section):
     hidden_dropout_prob: Fraction = 0.1
     attention_probs_dropout_prob: Fraction = 0.1
     max_position_embeddings: Positive = 512
-    initializer_range: Annotated[float, Field(gt=0)] = 0.02
+    initializer_range: Annotated[float, Field(gt=0, le=1)] = 0.02
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -164,8 +197,8 @@ class Text(Section):
 
     weights: Literal["random"] | str = "bert-base-uncased"
     size: BertSize | None = None
-    text_layers: Positive = 6
-    fusion_layers: Positive = 6
+    text_layers: Layers = 6
+    fusion_layers: Layers = 6
     max_tokens: Annotated[int, Field(ge=4)] = 40
     max_words: Positive = 30
     frozen: bool = False
@@ -190,8 +223,8 @@ class Model(Section):
     vision: Vision = Vision()
     text: Text = Text()
     embed_dim: Positive = 256
-    temperature: Annotated[float, Field(gt=0)] = 0.07
-    relation_temperature: Annotated[float, Field(gt=0)] = 0.07
+    temperature: Temperature = 0.07
+    relation_temperature: Temperature = 0.07
 
 
 # --- training ----------------------------------------------------------------------------------------------------

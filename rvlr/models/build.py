@@ -9,68 +9,57 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from rvlr import config, io
-from rvlr.data.text import learn_tokenizer
-from rvlr.errors import UserError
+from rvlr.data.text import clean_caption, learn_tokenizer
 from rvlr.log import logger
-from rvlr.models.hub import local_first
+from rvlr.models import bert, hub, pretrained, tokens
+from rvlr.models.outline import outline
 from rvlr.models.retrieval import RetrievalConfig, RetrievalModel
 
 
 def initialise(section: config.Model, seed: int, captions: Sequence[str], output: Path) -> None:
-    """Build the model from its settings and pretrained weights; what has none starts from `seed`."""
+    """Build the model from its settings and pretrained weights; what has none starts from `seed`.
+
+    Raises UserError if weights or tokenizer are missing, incomplete or do not belong together.
+    """
     torch.manual_seed(seed)
-    text = section.text
-    if text.weights == "random":
-        tokenizer: PreTrainedTokenizerBase = learn_tokenizer(captions)
-        bert, source = BertConfig(vocab_size=len(tokenizer), **text.size.model_dump()), None
-    else:
-        source = load_bert(text)
-        bert, tokenizer = source.config, local_first(AutoTokenizer.from_pretrained, text.weights)
-    vision = section.vision
-    model = RetrievalModel(
-        RetrievalConfig(
-            vision=vision.model_dump(exclude={"weights"}),
-            text=text.model_dump(exclude={"weights", "size"}),
-            bert=bert.to_diff_dict(),
-            embed_dim=section.embed_dim,
-            contrast_temperature=section.temperature,
-            relation_temperature=section.relation_temperature,
-        ),
-        None if vision.weights == "random" else vision.weights,
+    text, vision = section.text, section.vision
+    tokenizer, source = _text_start(text, captions)
+    size = BertConfig(vocab_size=len(tokenizer), **text.size.model_dump()) if source is None else source.config
+    settings = RetrievalConfig(
+        vision=vision.model_dump(exclude={"weights"}),
+        text=text.model_dump(exclude={"weights", "size"}),
+        bert=size.to_diff_dict(),
+        embed_dim=section.embed_dim,
+        contrast_temperature=section.temperature,
+        relation_temperature=section.relation_temperature,
     )
+    outline(lambda: RetrievalModel(settings), "the model's settings describe none that can be built")
+    model = RetrievalModel(settings, None if vision.weights == "random" else vision.weights)
     if source is not None:
         _copy_bert(source, model)
     save(model, tokenizer, output)
     logger.info("initial model with %.1f million parameters in %s", model.num_parameters() / 1e6, output)
 
 
-def load_bert(text: config.Text) -> BertModel:
-    """A pretrained BERT from a local folder or the hub. Raises UserError if it is none or has too few layers."""
-    try:
-        found = local_first(AutoConfig.from_pretrained, text.weights)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"text.weights: {text.weights!r} is no folder with a BERT, nor a name in the hub's cache or on the hub: "
-            f"{error}\nwithout a network, give a folder, or fetch it where there is one: hf download "
-            f"{text.weights}"
-        ) from error
-    if found.model_type != "bert":
-        raise UserError(
-            f"text.weights: {text.weights} holds a {found.model_type!r} model; the text encoder must be a BERT"
-        )
-    if found.num_hidden_layers < text.text_layers:
-        raise UserError(
-            f"text.text_layers: {text.text_layers} asked for, {text.weights} has {found.num_hidden_layers} layers"
-        )
-    if text.max_tokens > found.max_position_embeddings:
-        raise UserError(
-            f"text.max_tokens: {text.max_tokens} exceeds the {found.max_position_embeddings} of {text.weights}"
-        )
-    return local_first(BertModel.from_pretrained, text.weights, add_pooling_layer=False, dtype=torch.float32)
+def _text_start(text: config.Text, captions: Sequence[str]) -> tuple[PreTrainedTokenizerBase, BertModel | None]:
+    """The tokenizer, and the BERT that the text encoder starts from, None for random weights."""
+    cleaned = [clean_caption(caption, text.max_words) for caption in captions]
+    if text.weights == "random":
+        tokenizer: PreTrainedTokenizerBase = learn_tokenizer(captions)
+        tokens.check_words(tokenizer, cleaned, "the vocabulary made from the captions")
+        return tokenizer, None
+    key = "text.weights"
+    folder = hub.find(text.weights, key, hub.WEIGHTS, hub.VOCABULARIES)
+    tokenizer = pretrained.load_tokenizer(folder, key)
+    source = bert.load(folder, key, text)
+    tokens.check_ids(tokenizer, source.config.vocab_size, f"{key}: {folder}")
+    tokens.check_frame(tokenizer, f"{key}: {folder}")
+    tokens.check_words(tokenizer, cleaned, f"{key}: {folder}")
+    return tokenizer, source
 
 
 def _copy_bert(source: BertModel, model: RetrievalModel) -> None:
@@ -92,8 +81,16 @@ def _copy_bert(source: BertModel, model: RetrievalModel) -> None:
 
 
 def load(folder: Path, teacher: dict[str, Any] | None = None) -> tuple[RetrievalModel, PreTrainedTokenizerBase]:
-    """A model folder -> the model in evaluation mode and its tokenizer; `teacher` as in `from_pretrained`."""
-    return RetrievalModel.from_pretrained(folder, teacher), AutoTokenizer.from_pretrained(folder)
+    """A model folder -> the model in evaluation mode and its tokenizer; `teacher` as in `from_pretrained`.
+
+    Raises UserError if one of them is missing, does not load, or does not fit the other.
+    """
+    found = hub.find(folder, "model folder")
+    tokenizer = pretrained.load_tokenizer(found, "model folder")
+    model = RetrievalModel.from_pretrained(found, teacher)
+    tokens.check_ids(tokenizer, model.text_encoder.config.vocab_size, f"model folder: {found}")
+    tokens.check_frame(tokenizer, f"model folder: {found}")
+    return model, tokenizer
 
 
 def save(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:

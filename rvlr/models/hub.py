@@ -1,22 +1,67 @@
-"""Pretrained models by name: from the cache where they lie there, so that nothing touches the network without need."""
+"""Where a pretrained model lies: in a folder, or on the hub under a name. A path is never looked up on the hub, and
+what the hub's cache holds is not asked for again."""
 
-from collections.abc import Callable
+import difflib
+import re
 from pathlib import Path
-from typing import Any, TypeVar
 
 import timm
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 
-T = TypeVar("T")
+from rvlr.errors import UserError
+
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "tokenizer.model",
+)
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""In the order in which transformers looks for them."""
+_TEXTS = ["*.json", "*.txt", "*.model"]
+_FETCHED = ([*_TEXTS, "model.safetensors", "model-*.safetensors"], [*_TEXTS, "pytorch_model*.bin"])
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_FILE = re.compile(r".*\.(safetensors|bin|pth?|ckpt|h5|msgpack|onnx|gguf|npz|json|txt|ya?ml|model|zip|tar|gz)", re.I)
 
 
-def local_first(load: Callable[..., T], name: str, **options: Any) -> T:
-    """`load(name, **options)`, a `from_pretrained` of transformers, from a folder or the hub's cache, and from the hub
-    only what is not there. Raises what `load` raises."""
+def find(name: str | Path, key: str, *parts: tuple[str, ...]) -> Path:
+    """The folder of a pretrained model: a path, or a name on the hub, fetched if the cache lacks it.
+
+    key: the key of the configuration or the option that gives the name, for messages. parts: groups of file names, such
+    as `VOCABULARIES`; what the cache holds is complete if it has one file of every group. Raises UserError.
+    """
     try:
-        return load(name, local_files_only=True, **options)
-    except OSError:
-        return load(name, **options)
+        if isinstance(name, Path) or _is_path(name):
+            return _folder(Path(name).expanduser(), key)
+    except (OSError, RuntimeError) as error:  # a name that is too long, a folder that may not be read, no such home
+        raise UserError(f"{key}: {name}: {getattr(error, 'strerror', None) or error}; correct the path") from None
+    if not _HUB_NAME.fullmatch(name):
+        raise UserError(f"{key}: {name!r} is neither a folder nor a name on the hub, such as bert-base-uncased")
+    cached = try_to_load_from_cache(name, "config.json")
+    folder = Path(cached).parent if isinstance(cached, str) else None
+    return folder if folder is not None and _complete(folder, parts) else _fetch(name, key, parts)
+
+
+def file_in(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The first of these files that a folder holds."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def near(path: Path) -> str:
+    """Names like the first part of a path that does not exist, as the end of a message; empty if there is none."""
+    path = path.absolute()
+    while not path.parent.is_dir():
+        path = path.parent
+    found = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=3)
+    return f"; in {path.parent} there is {', '.join(found)}" if found else ""
 
 
 def cached_timm_weights(name: str) -> Path | None:
@@ -24,3 +69,46 @@ def cached_timm_weights(name: str) -> Path | None:
     repository = timm.get_pretrained_cfg(name).hf_hub_id
     found = try_to_load_from_cache(repository, "model.safetensors") if repository else None
     return Path(found) if isinstance(found, str) else None
+
+
+def _is_path(name: str) -> bool:
+    """Whether a string can mean a path only. A name on the hub is NAME or OWNER/NAME."""
+    owner = name.split("/")[0]
+    return (
+        name.startswith(("/", ".", "~"))
+        or "\\" in name
+        or name.count("/") > 1
+        or name.endswith("/")
+        or _FILE.fullmatch(name) is not None
+        or Path(name).exists()
+        or ("/" in name and Path(owner).exists())
+    )
+
+
+def _folder(path: Path, key: str) -> Path:
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{key}: {path} is a file; give the folder that holds config.json, weights and tokenizer")
+    raise UserError(
+        f"{key}: no such folder: {path}{near(path)}; give a folder, or a name on the hub, which is NAME or OWNER/NAME"
+    )
+
+
+def _complete(folder: Path, parts: tuple[tuple[str, ...], ...]) -> bool:
+    return all(file_in(folder, names) is not None for names in parts)
+
+
+def _fetch(name: str, key: str, parts: tuple[tuple[str, ...], ...]) -> Path:
+    advice = f"without a network, give a folder, or fetch it where there is one: hf download {name}"
+    for patterns in _FETCHED:
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        except Exception as error:  # those of the network, the hub and the disk have no common base
+            raise UserError(
+                f"{key}: {name!r} is no folder, nor a name in the hub's cache or on the hub: {error}\n{advice}"
+            ) from error
+        if _complete(folder, parts):
+            return folder
+    lacking = next(names for names in parts if file_in(folder, names) is None)
+    raise UserError(f"{key}: {name!r} has none of {', '.join(lacking)} on the hub or in its cache; {advice}")

@@ -17,13 +17,13 @@ from transformers import BertConfig, PreTrainedTokenizerBase
 from rvlr import config, io
 from rvlr.errors import UserError
 from rvlr.log import logger
-from rvlr.models import build
-from rvlr.models.pickles import refusal
+from rvlr.models import build, weights
+from rvlr.models.outline import outline
 from rvlr.models.retrieval import RetrievalConfig, RetrievalModel
 
 SWIN = "swin_base_patch4_window12_384"
-_VISION_KEYS = ("image_res", "window_size", "embed_dim", "depths", "num_heads")
-_TEXT_KEYS = ("fusion_layer", "num_hidden_layers", "max_position_embeddings")
+_VISION_KEYS = {"image_res": int, "window_size": int, "embed_dim": int, "depths": list, "num_heads": list}
+_TEXT_KEYS = {"fusion_layer": int, "num_hidden_layers": int, "max_position_embeddings": int}
 _RENAMED = {
     "vision_encoder.": "vision_encoder.backbone.",
     "itm_head.": "match_head.",
@@ -43,7 +43,7 @@ _STUDENTS_ONLY = {
     r"^(img_wd_proj\.|text_wd_proj\.|lamba$)": "used by students only, and this checkpoint is a teacher's"
 }
 
-State = dict[str, torch.Tensor]
+State = weights.State
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,19 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
     used = {key: _our_name(plain[key], text["fusion_layer"]) for key in state if key not in ignored}
     if len(set(used.values())) < len(used):
         raise UserError(f"{checkpoint}: holds some parameters twice, with and without a 'module.' or 'bert.' prefix")
-    try:
-        model = RetrievalModel(_model_config(checkpoint, found, student, vision, text, settings))
-    except UserError:
-        raise
-    except Exception as error:  # timm's and transformers' have no common base
-        raise UserError(f"{vision_file} and {text_file} describe no model that can be built: {error}") from error
+    described = _model_config(checkpoint, found, student, vision, text, settings)
+    expected = outline(
+        lambda: RetrievalModel(described), f"{vision_file} and {text_file} describe no model that can be built"
+    ).state_dict()
     converted = {ours: state[key] for key, ours in used.items()}
     for ours in _SCALARS.values():
         if ours in converted and converted[ours].numel() == 1:  # theirs are of shape () or (1,)
             converted[ours] = converted[ours].reshape(())
-    expected = model.state_dict()
-    absent = _absent_scalars(expected, converted, student, settings)
+    absent = _absent_scalars(described, expected, converted, student, settings)
     converted |= {ours: value for ours, (value, _) in absent.items()}
     _check(converted, expected, used, f"{checkpoint}: does not fit the model of {vision_file} and {text_file}")
+    weights.check_kinds(converted, expected, str(checkpoint))
+    model = RetrievalModel(described)
     model.load_state_dict(converted)
     sources = {"checkpoint": checkpoint, "vision_config": vision_file, "text_config": text_file}
     return Imported(model.eval(), used, ignored, {ours: why for ours, (_, why) in absent.items()}, sources)
@@ -113,12 +112,7 @@ def save(found: Imported, tokenizer: PreTrainedTokenizerBase | None, output: Pat
 
 def _load(path: Path) -> tuple[State, Mapping[str, Any]]:
     """The state_dict of a checkpoint and its `config`, empty if it has none."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling errors have no common base
-        raise UserError(f"{path}: PyTorch does not load it: {refusal(path, error)}") from error
+    saved = weights.read(path, lambda file: torch.load(file, map_location="cpu", weights_only=True))
     if not isinstance(saved, Mapping):
         raise UserError(f"{path}: holds a {type(saved).__name__}, not a checkpoint with the key 'model'")
     state = next((saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), Mapping)), saved)
@@ -131,19 +125,27 @@ def _load(path: Path) -> tuple[State, Mapping[str, Any]]:
     return dict(state), settings if isinstance(settings, Mapping) else {}
 
 
-def _read_sizes(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+def _read_sizes(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:
+    """The JSON file of an encoder, with its sizes: whole numbers above 0, or lists of them."""
     sizes = io.read_json(path)
-    wrong = [key for key in keys if not isinstance(sizes, dict) or not isinstance(sizes.get(key), int | list)]
+    wrong = [key for key, kind in keys.items() if not isinstance(sizes, dict) or not _is_size(sizes.get(key), kind)]
     if wrong:
         raise UserError(f"{path}: no sizes {', '.join(wrong)}; give the JSON file that the authors' code was given")
     return sizes
+
+
+def _is_size(value: Any, kind: type) -> bool:
+    if kind is list:
+        return isinstance(value, list) and value != [] and all(_is_size(each, int) for each in value)
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _check_sizes(
     found: State, vision: dict[str, Any], text: dict[str, Any], settings: Mapping[str, Any], complaint: str
 ) -> None:
     """Raise UserError where the files contradict each other in ways that no parameter's shape shows."""
-    width = found["vision_proj.weight"].shape[-1] if "vision_proj.weight" in found else None
+    projection = found.get("vision_proj.weight")
+    width = projection.shape[-1] if projection is not None and projection.ndim == 2 else None
     for what, stated, actual in (
         ("image_res", vision["image_res"], settings.get("image_res")),
         ("vision_width", vision.get("vision_width"), width),
@@ -151,7 +153,7 @@ def _check_sizes(
     ):
         if None not in (stated, actual) and stated != actual:
             raise UserError(f"{complaint}: {what} is {stated} there and {actual} in the checkpoint")
-    if not 0 < text["fusion_layer"] < text["num_hidden_layers"]:
+    if text["fusion_layer"] >= text["num_hidden_layers"]:
         raise UserError(
             f"{complaint}: fusion_layer is {text['fusion_layer']} of {text['num_hidden_layers']} layers; it must leave "
             "layers on both sides"
@@ -180,15 +182,17 @@ def _model_config(
 
     options = {key: vision[key] for key in _VISION_KEYS if key != "image_res"}
     text_layers, layers = text["fusion_layer"], text["num_hidden_layers"]
-    tokens = min(settings.get("max_tokens", config.Text().max_tokens), text["max_position_embeddings"])
-    presented = config.Text(text_layers=text_layers, fusion_layers=layers - text_layers, max_tokens=tokens)
+    tokens = settings.get("max_tokens", config.Text().max_tokens)
+    if not _is_size(tokens, int):
+        raise UserError(f"{checkpoint}: max_tokens is {tokens!r} in its config; a whole number above 0 expected")
+    presented = {"text_layers": text_layers, "fusion_layers": layers - text_layers}
+    presented["max_tokens"] = min(tokens, text["max_position_embeddings"])
+    seen = {"name": SWIN, "image_size": vision["image_res"], "options": options}
     known = set(BertConfig().to_dict()) - {"architectures"}
     with_relations = student and "img_wd_proj.0.weight" in found
     return RetrievalConfig(
-        vision=config.Vision(name=SWIN, image_size=vision["image_res"], options=options).model_dump(
-            exclude={"weights"}
-        ),
-        text=presented.model_dump(exclude={"weights", "size"}),
+        vision=config.parse(seen, "--vision-config", config.Vision).model_dump(exclude={"weights"}),
+        text=config.parse(presented, "--text-config", config.Text).model_dump(exclude={"weights", "size"}),
         bert={key: value for key, value in text.items() if key in known},
         embed_dim=size("vision_proj.weight", 0),
         fresh_heads=False,
@@ -198,7 +202,7 @@ def _model_config(
 
 
 def _absent_scalars(
-    expected: State, converted: State, student: bool, settings: Mapping[str, Any]
+    described: RetrievalConfig, expected: State, converted: State, student: bool, settings: Mapping[str, Any]
 ) -> dict[str, tuple[torch.Tensor, str]]:
     """Values, and where they come from, of the scalars the checkpoint has no parameter for: those that were fixed, and
     the relation temperature, for which stage 1 has no use."""
@@ -211,7 +215,8 @@ def _absent_scalars(
         if isinstance(value, int | float):
             absent[ours] = torch.tensor(float(value)), f"no parameter; {name} is {value} in the checkpoint's config"
         elif ours == "relation_temperature" and not student:
-            absent[ours] = expected[ours], f"stage 1 has none; set to {expected[ours].item():g}, where stage 2 begins"
+            start = described.relation_temperature
+            absent[ours] = torch.tensor(start), f"stage 1 has none; set to {start:g}, where stage 2 begins"
     return absent
 
 

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, BertConfig, BertModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
 
 from rvlr.errors import UserError
+from rvlr.models import hub, saved, weights
 from rvlr.models.fusion import FusionLayer, KeysValues
+from rvlr.models.outline import outline
 from rvlr.models.vision import VisionEncoder
 
 _STUDENT_PARTS = (
@@ -24,6 +25,10 @@ _STUDENT_PARTS = (
     "relation_image_proj.",
     "relation_text_proj.",
 )
+
+
+def _without(named: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if not name.startswith(prefixes)}
 
 
 def _mlp(width: int, hidden: int, output: int) -> nn.Sequential:
@@ -110,24 +115,22 @@ class RetrievalModel(PreTrainedModel):
         `relation_projections`); the parts that only students have start afresh from PyTorch's random state. Any other
         missing, unexpected or misshapen key raises UserError.
         """
-        config = RetrievalConfig.from_pretrained(source)
+        folder = hub.find(source, "model folder", ("model.safetensors",))
+        path = folder / "model.safetensors"
+        shapes = weights.read(path, weights.shapes, "model folder")
+        config = RetrievalConfig(**saved.read_config(folder, shapes))
         for key, value in (teacher or {}).items():
             setattr(config, key, value)
+        student = _STUDENT_PARTS if teacher is not None else ()
+        described = outline(lambda: cls(config), f"{folder / 'config.json'} describes no model that can be built")
+        wrong = weights.differences(*(_without(given, student) for given in (weights.shapes_of(described), shapes)))
+        if wrong:
+            raise UserError(f"{folder}: model.safetensors and config.json disagree; {wrong}")
         model = cls(config)
-        state = load_file(cached_file(str(source), "model.safetensors"))
-        fresh = set()
-        if teacher is not None:
-            state = {key: value for key, value in state.items() if not key.startswith(_STUDENT_PARTS)}
-            fresh = {key for key in model.state_dict() if key.startswith(_STUDENT_PARTS)}
-        try:
-            missing, unexpected = model.load_state_dict(state, strict=False)
-        except RuntimeError as error:
-            raise UserError(f"{source}: weights do not fit the model described by config.json: {error}") from None
-        if unexpected or set(missing) - fresh:
-            raise UserError(
-                f"{source}: model.safetensors and config.json disagree; missing: {sorted(set(missing) - fresh)}, "
-                f"unexpected: {sorted(unexpected)}"
-            )
+        state = _without(weights.read(path, load_file, "model folder"), student)
+        weights.check_kinds(state, model.state_dict(), str(path))
+        weights.check_finite(state, str(path))
+        model.load_state_dict(state, strict=False)  # a student's own parts are not there
         return model.eval()
 
     def train(self, mode: bool = True) -> Self:

@@ -14,8 +14,8 @@ from timm.models import load_state_dict
 from torch import nn
 
 from rvlr.errors import UserError
-from rvlr.models.hub import cached_timm_weights
-from rvlr.models.pickles import refusal
+from rvlr.models import weights as files
+from rvlr.models.hub import cached_timm_weights, near
 
 
 class VisionEncoder(nn.Module):
@@ -30,11 +30,16 @@ class VisionEncoder(nn.Module):
     def __init__(self, name: str, image_size: int, options: dict[str, Any], weights: str | Path | None = None) -> None:
         super().__init__()
         self.backbone = _create(name, image_size, options, weights)
-        with torch.no_grad():
-            self.backbone.eval()
-            tokens = self.forward(torch.zeros(1, 3, image_size, image_size))
-            self.backbone.train()
-        self.width = tokens.shape[-1]
+        self.backbone.eval()
+        try:
+            with torch.no_grad():
+                self.width = self.forward(torch.zeros(1, 3, image_size, image_size)).shape[-1]
+        except Exception as error:  # a backbone that gives something else than one map of features fails somewhere
+            raise UserError(
+                f"vision: timm's {name!r} makes no tokens of an image of {image_size} pixels with options {options}: "
+                f"{error}; choose another vision.name, image_size or options"
+            ) from error
+        self.backbone.train()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) normalised pixels -> (B, 1 + N, D) tokens."""
@@ -69,7 +74,9 @@ def _create(name: str, image_size: int, options: dict[str, Any], weights: str | 
             f"vision: timm could not make {name!r} with weights {weights or 'random'}, image_size {image_size} and "
             f"options {options}: {error}"
         ) from error
-    if weights is not None and weights != "pretrained":
+    if weights == "pretrained":
+        files.check_finite(backbone.state_dict(), f"vision.weights: timm's own of {name!r}")
+    elif weights is not None:
         _load(backbone, name, Path(weights))
     return backbone
 
@@ -80,16 +87,18 @@ def _load(backbone: nn.Module, name: str, path: Path) -> None:
     Swin's relative position bias tables are resized to the configured window: offsets near the centre keep their
     values, those farther out are spread in a geometric progression (BEiT), linear in between.
     """
-    if not path.is_file():
-        raise UserError(f"vision.weights: no file {path}; give a .safetensors or .pth file, 'pretrained' or 'random'")
+    if not path.exists():
+        raise UserError(
+            f"vision.weights: no file {path}{near(path)}; give a .safetensors or .pth file, 'pretrained' or 'random'"
+        )
     adapt = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # unpickling and safetensors errors have no common base
-        raise UserError(f"vision.weights: {path} does not load: {refusal(path, error)}") from error
+    state = files.read(path, lambda file: load_state_dict(str(file), weights_only=True), "vision.weights")
     try:
         state = adapt(state, backbone) if adapt is not None else state
+        files.check_kinds(state, backbone.state_dict(), f"vision.weights: {path}")
         missing, unexpected = backbone.load_state_dict(state, strict=False)
+    except UserError:
+        raise
     except Exception as error:  # timm's adapters expect the layouts they know and fail in many ways on others
         raise UserError(f"vision.weights: {path} does not load into timm's {name!r}: {error}") from error
     classifier = backbone.pretrained_cfg.get("classifier") or ()
@@ -100,3 +109,4 @@ def _load(backbone: nn.Module, name: str, path: Path) -> None:
             f"vision.weights: {path} is not a checkpoint of timm's {name!r}: {len(missing)} parameters missing "
             f"({', '.join(missing[:3])} ...), {len(unexpected)} unknown ({', '.join(unexpected[:3])} ...)"
         )
+    files.check_finite(backbone.state_dict(), f"vision.weights: {path}")

@@ -1,0 +1,66 @@
+"""Whether a tokenizer belongs to a model and to captions: one that does not trains on noise without a word."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from transformers import PreTrainedTokenizerBase
+
+from rvlr.errors import UserError
+from rvlr.log import logger
+
+_MOST_UNKNOWN = 0.5
+"""Share of the captions' words. The vocabulary of a pretrained model spells any word of its languages from pieces and
+leaves next to none unknown; beyond this, most of what the captions say is lost."""
+_NOTABLE = 0.05
+
+
+def check_ids(tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> None:
+    """Raise UserError if a tokenizer gives ids for which a model of `rows` word embeddings has none.
+
+    source: where the tokenizer comes from, for messages.
+    """
+    vocabulary = tokenizer.get_vocab()
+    beyond = sorted((token for token, number in vocabulary.items() if number >= rows), key=vocabulary.get)
+    if beyond:
+        raise UserError(
+            f"{source}: the tokenizer has {len(vocabulary)} tokens, the model embeds {rows}; {len(beyond)} ids are too "
+            f"large, first {vocabulary[beyond[0]]} of {beyond[0]!r}; give the tokenizer that the model was trained with"
+        )
+
+
+def check_frame(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    """Raise UserError unless a tokenizer makes of a caption what a BERT reads: [CLS] caption [SEP], padded, masked."""
+    names = ("pad_token", "cls_token", "sep_token")
+    lacking = [name for name in names if getattr(tokenizer, f"{name}_id") is None]
+    if lacking:
+        raise UserError(f"{source}: the tokenizer has no {', '.join(lacking)}; set them in tokenizer_config.json")
+    try:
+        made = tokenizer(["a", "a \u2603 b"], padding="longest", truncation=True, max_length=4)
+    except Exception as error:  # those of tokenizers have no common base
+        raise UserError(f"{source}: the tokenizer fails on a caption: {error}; give another one") from error
+    ids = made["input_ids"][1]
+    if (ids[0], ids[-1]) != (tokenizer.cls_token_id, tokenizer.sep_token_id) or "attention_mask" not in made:
+        raise UserError(
+            f"{source}: the tokenizer does not put a caption between {tokenizer.cls_token} and {tokenizer.sep_token}, "
+            "as a BERT reads it; save it again with its post-processor, or give the tokenizer of a BERT"
+        )
+
+
+def check_words(tokenizer: PreTrainedTokenizerBase, captions: Iterable[str], source: str) -> None:
+    """Raise UserError if a tokenizer does not know most of the words of captions; warn if it does not know many."""
+    counts = Counter(word for caption in captions for word in caption.split())
+    if tokenizer.unk_token_id is None or not counts:
+        return
+    words = list(counts)
+    pieces = tokenizer(words, add_special_tokens=False)["input_ids"]
+    unknown = [word for word, ids in zip(words, pieces, strict=True) if tokenizer.unk_token_id in ids]
+    share = sum(counts[word] for word in unknown) / counts.total()
+    if share > _NOTABLE:
+        often = ", ".join(sorted(unknown, key=counts.get, reverse=True)[:5])
+        found = f"{source}: the tokenizer does not know {share:.0%} of the captions' words, such as {often}"
+        if share > _MOST_UNKNOWN:
+            raise UserError(
+                f"{found}; at most {_MOST_UNKNOWN:.0%} may be unknown: give a model of the captions' language, or text "
+                "with weights: random, whose vocabulary is made from the captions"
+            )
+        logger.warning("%s", found)

@@ -1,0 +1,138 @@
+"""Files of weights: reading them, whatever is wrong with them, and comparing what they hold with a model."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import safe_open
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from rvlr import io
+from rvlr.errors import UserError
+
+T = TypeVar("T")
+Shapes = dict[str, tuple[int, ...]]
+State = dict[str, torch.Tensor]
+
+
+def read(path: Path, load: Callable[[Path], T], key: str = "") -> T:
+    """`load(path)`, where `load` reads pickles under `weights_only`. key: what names the file, for messages.
+
+    Raises UserError if there is no such file, or if it cannot be read.
+    """
+    prefix = f"{key}: " if key else ""
+    try:
+        io.check_file(path)
+    except UserError as error:
+        raise UserError(f"{prefix}{error}") from None
+    if path.stat().st_size == 0:
+        raise UserError(f"{prefix}{path} is empty (0 bytes); copy or fetch it again")
+    try:
+        return load(path)
+    except Exception as error:  # those of pickles and of safetensors have no common base
+        raise UserError(f"{prefix}{path} does not load: {_refusal(path, error)}") from error
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """What is wrong with a file whose loading failed with `error`, and how to fix it. PyTorch's own message on pickles
+    advises to turn the protection off."""
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}; check its permissions and the disk"
+    if path.suffix == ".safetensors":
+        return f"it is truncated, damaged or no safetensors file ({error}); copy or fetch it again"
+    try:
+        found = get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # it fails in many ways on bytes that are anything
+        return "it is damaged, or not of the format that torch.save writes since PyTorch 1.6; fetch or save it again"
+    if not found:
+        return (str(error) or type(error).__name__).splitlines()[0]
+    return (
+        f"it holds Python objects ({', '.join(sorted(found))}), and loading those could run code of whoever made the "
+        "file; if you trust it, write its weights alone to a new file: "
+        "torch.save({'model': torch.load(OLD, weights_only=False)['model']}, NEW)"
+    )
+
+
+def shapes(path: Path) -> Shapes:
+    """Names and shapes of what a file of weights holds, or the files that an index (.index.json) names.
+
+    Raises UserError as `read` does, and if a value is no floating point number where weights are.
+    """
+    if path.name.endswith(".index.json"):
+        return {name: shape for part in _parts(path) for name, shape in shapes(part).items()}
+    return read(path, _safetensors_shapes if path.suffix == ".safetensors" else _pickled_shapes)
+
+
+def _parts(index: Path) -> list[Path]:
+    table = io.read_json(index)
+    files = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+        raise UserError(f"{index}: no weight_map that names the files of the weights; copy or fetch it again")
+    return [index.with_name(Path(name).name) for name in sorted(set(files.values()))]
+
+
+def _safetensors_shapes(path: Path) -> Shapes:
+    with safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def _pickled_shapes(path: Path) -> Shapes:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"it holds a {type(state).__name__}, not weights by name")
+    return {str(name): tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def shapes_of(model: torch.nn.Module) -> Shapes:
+    """Names and shapes of what a model saves."""
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def differences(expected: Shapes, found: Shapes) -> str:
+    """What does not agree between a model's parameters and a file's, as the end of a message; empty if all do."""
+    lists = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - expected.keys()),
+        "misshapen": [
+            f"{name} is {found[name]}, not {expected[name]}"
+            for name in sorted(expected.keys() & found.keys())
+            if expected[name] != found[name]
+        ],
+    }
+    return describe(lists) if any(lists.values()) else ""
+
+
+def describe(lists: Mapping[str, list[str]]) -> str:
+    """Lists by their titles as messages print them: the length and the first of each."""
+    named = {title: f": {names[:5]}{' ...' if len(names) > 5 else ''}" for title, names in lists.items() if names}
+    return ", ".join(f"{len(names)} {title}{named.get(title, '')}" for title, names in lists.items())
+
+
+def check_kinds(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise UserError if a file holds whole numbers, as quantised weights are, where the model has fractions."""
+    for name, value in state.items():
+        if name in expected and expected[name].is_floating_point() and not value.is_floating_point():
+            raise UserError(
+                f"{source}: {name} holds {str(value.dtype).removeprefix('torch.')} numbers, where weights are floating "
+                "point; give weights that are not quantised"
+            )
+
+
+def check_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise UserError if weights hold NaN or infinity."""
+    broken = [name for name, value in state.items() if value.is_floating_point() and not math.isfinite(_extent(value))]
+    if broken:
+        raise UserError(
+            f"{source}: values that are not finite (NaN or infinity) in {len(broken)} of {len(state)} tensors, first "
+            f"in {broken[0]}; the training that made them failed, or the file is damaged: give other weights"
+        )
+
+
+def _extent(value: torch.Tensor) -> float:
+    """Finite if all of a tensor's values are; without a copy of them."""
+    if value.numel() == 0:
+        return 0.0
+    low, high = value.detach().aminmax()
+    return float(low) - float(high)
