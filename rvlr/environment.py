@@ -27,19 +27,19 @@ _FOREIGN = frozenset(
         # where a process stands among others
         *("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MACHINE_RANK", "FORK_LAUNCHED"),
         *("MASTER_ADDR", "MASTER_PORT", "USE_TORCH_XLA"),
-        # how sums are split among threads and which instructions compute them
+        # how sums are split among threads; which instructions compute them is the machine's, and stays: switches such as
+        # OPENBLAS_CORETYPE may be there because a processor needs them
         *("OMP_DYNAMIC", "OMP_SCHEDULE", "OMP_THREAD_LIMIT", "OMP_NESTED", "OMP_MAX_ACTIVE_LEVELS"),
-        *("OMP_TEAMS_THREAD_LIMIT", "OMP_NUM_TEAMS", "OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY"),
-        *("MKL_CBWR", "MKL_DYNAMIC", "MKL_DOMAIN_NUM_THREADS", "MKL_ENABLE_INSTRUCTIONS", "MKL_THREADING_LAYER"),
-        *("NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "TORCH_MKLDNN_MATMUL_MIN_DIM"),
+        *("OMP_TEAMS_THREAD_LIMIT", "OMP_NUM_TEAMS"),
+        *("MKL_DYNAMIC", "MKL_DOMAIN_NUM_THREADS", "MKL_THREADING_LAYER", "TORCH_MKLDNN_MATMUL_MIN_DIM"),
         # in which precision
         *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
     )
 )
 _FOREIGN_PREFIXES = (
-    *("GROUP_", "ROLE_", "PMI_", "PMIX_", "OMPI_", "MV2_COMM_WORLD_", "TORCHELASTIC_", "GLOO_"),
+    *("GROUP_", "ROLE_", "PMI_", "PMIX_", "OMPI_", "MV2_COMM_WORLD_", "TORCHELASTIC_"),
     *("ACCELERATE_", "FSDP_", "DEEPSPEED_", "MEGATRON_", "PARALLELISM_CONFIG_"),
-    *("DNNL_", "ONEDNN_", "TIMM_"),
+    "TIMM_",
 )
 _removed: set[str] = set()
 
