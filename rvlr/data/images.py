@@ -5,6 +5,7 @@ Every stage decodes an image the same way, with `decode`: upright by EXIF and RG
 RandAugment; evaluation resizes to a square, bicubic.
 """
 
+import errno
 import math
 import stat
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from rvlr import config
+from rvlr.data.names import explain_missing
 from rvlr.data.records import IMAGE_FORMATS
 from rvlr.errors import UserError
 
@@ -83,13 +85,16 @@ def decode(path: Path, at_least: int | None = None) -> tuple[Image.Image, Stored
     except ImageError:
         raise
     except (FileNotFoundError, NotADirectoryError):
-        raise ImageError(f"is not in {path.parent}; correct the name or put the file there") from None
+        raise ImageError(explain_missing(path)) from None
     except Image.DecompressionBombError:
         raise ImageError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down") from None
     except UnidentifiedImageError:
         known = ", ".join(IMAGE_FORMATS)
         raise ImageError(f"is not an image in a known format ({known}); convert or replace it") from None
     except Exception as error:  # on damaged files the decoders raise almost anything
+        if getattr(error, "filename", None) is not None:  # the system refuses to open it
+            advice = "shorten its name" if error.errno == errno.ENAMETOOLONG else "check the file and its permissions"
+            raise ImageError(f"cannot be read: {error.strerror}; {advice}") from error
         raise ImageError(f"cannot be read: {str(error) or type(error).__name__}; replace it") from error
 
 
