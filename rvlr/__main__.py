@@ -9,6 +9,7 @@ from rvlr import environment
 environment.prepare()
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -63,14 +64,23 @@ def prepare(
     config_file: ConfigFile,
     output: Output,
     downloads: Annotated[Path, typer.Option(help="Folder of what was fetched.")] = config.DOWNLOADS,
+    relevance: Annotated[
+        Path | None,
+        typer.Option(help="Frozen relevance section, YAML: refuse captions that its scorer finds no words in."),
+    ] = None,
     log_file: LogFile = None,
 ) -> None:
     """Make the splits of a data set: OUTPUT/splits, and OUTPUT/images where the images are made here."""
     log.setup(log_file)
     section = config.load(config_file, config.Dataset)
+    check = None
+    if relevance is not None:
+        from rvlr.relevance import check_words
+
+        check = partial(check_words, section=config.load(relevance, config.Relevance))
     from rvlr.data.records import split_files
 
-    given = {"--config": config_file, "--log-file": log_file}
+    given = {"--config": config_file, "--relevance": relevance, "--log-file": log_file}
     if section.kind == "shapes":
         from rvlr.data import shapes
 
@@ -81,13 +91,13 @@ def prepare(
 
         given |= {"dataset.images": section.images, "dataset.captions": section.captions}
         check_paths(given, {"--output": split_files(output / "splits")})
-        custom.prepare(section, output)
+        custom.prepare(section, output, check)
     else:
         from rvlr.data import public
 
         files = {name: downloads / KNOWN[name].file for name in public.annotation_sources(section)}
         check_paths({**given, "--downloads": files.values()}, {"--output": split_files(output / "splits")})
-        public.prepare(section, files, str((downloads / section.kind / "images").absolute()), output)
+        public.prepare(section, files, str((downloads / section.kind / "images").absolute()), output, check)
 
 
 @app.command()

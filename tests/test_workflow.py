@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT, TINY_MODEL, TINY_TRAINING
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 
@@ -179,6 +180,24 @@ def test_a_fault_in_own_data_stops_before_any_training(tmp_path: Path) -> None:
     assert "line 2" in done.stderr
     assert "absent.jpg" in done.stderr
     assert not (tmp_path / "results/custom/seed0").exists()
+
+
+def test_captions_without_words_for_the_scorer_stop_before_any_training(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    rows = ["image,caption"]
+    for number in range(12):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"photos/{number}.png")
+        rows.append(f"{number}.png,кот и {number} собаки")
+    (tmp_path / "captions.csv").write_text("\n".join(rows))
+    settings = changed(dataset={"kind": "custom", "images": "photos", "captions": "captions.csv"})
+    done = subprocess.run(snakemake(tmp_path, settings), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "2 of 2 captions have no words for the scorer rouge-score, such as 'кот и" in done.stderr
+    assert not (tmp_path / "results/custom/splits/train.jsonl").exists()
+    settings["evaluation"] = {**SETTINGS["evaluation"], "relevance": {"scorer": "coco-caption"}}
+    run(tmp_path, settings, "--until", "compute_relevance")
+    planned = plan(tmp_path, changed(dataset=settings["dataset"]), "--until", "compute_relevance")
+    assert planned == Counter(["freeze_config relevance", "compute_relevance"])  # the splits stay as they are
 
 
 def test_the_report_is_made_offline(finished: Path) -> None:

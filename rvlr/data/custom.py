@@ -20,7 +20,7 @@ from rvlr.config import Custom, SplitRatio
 from rvlr.data import captions_file
 from rvlr.data.captions_file import Entry, Faults, Place, show
 from rvlr.data.images import ImageError
-from rvlr.data.records import FEWEST, SPLITS, Record, shuffled, write_splits
+from rvlr.data.records import FEWEST, SPLITS, Check, Record, shuffled, write_splits
 from rvlr.data.verify import THREADS, in_threads, inspect
 from rvlr.errors import UserError
 from rvlr.log import logger
@@ -48,8 +48,8 @@ class _Image:
         return Record(self.image_id, self.image, tuple(self.captions))
 
 
-def prepare(section: Custom, folder: Path) -> None:
-    """Check the captions file and every image, then write `folder/splits`.
+def prepare(section: Custom, folder: Path, check: Check | None = None) -> None:
+    """Check the captions file and every image, then write `folder/splits`; `check` sees the test split before.
 
     Raises UserError listing what is wrong, with file and line or record; nothing is written then.
     """
@@ -73,6 +73,7 @@ def prepare(section: Custom, folder: Path) -> None:
         folder / "splits",
         splits,
         str(root),
+        check,
         name=section.name,
         cache=section.cache and section.cache.model_dump(),
         captions_file=str(section.captions.resolve()),

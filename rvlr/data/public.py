@@ -32,7 +32,7 @@ from rvlr.config.sources import KNOWN
 from rvlr.data import public_files
 from rvlr.data.captions_file import show
 from rvlr.data.public_files import File, Part
-from rvlr.data.records import FEWEST, SPLITS, Record, shuffled, write_splits
+from rvlr.data.records import FEWEST, SPLITS, Check, Record, shuffled, write_splits
 from rvlr.errors import UserError
 from rvlr.log import logger
 
@@ -70,12 +70,15 @@ def image_sources(section: PublicSection) -> dict[str, str]:
     return {folder.removeprefix(root): name for name, folder in folders.items() if folder.startswith(root)}
 
 
-def prepare(section: PublicSection, files: Mapping[str, Path], image_root: str, folder: Path) -> None:
+def prepare(
+    section: PublicSection, files: Mapping[str, Path], image_root: str, folder: Path, check: Check | None = None
+) -> None:
     """Read the annotations and write `folder/splits`.
 
     files: where the files lie that `annotation_sources` names. image_root: written to `dataset.json` as it is;
-    absolute, or relative to `folder/splits`. Raises UserError if a file is damaged, splits share images or hold
-    another number than expected; nothing is written then.
+    absolute, or relative to `folder/splits`. check: sees the test split before anything is written. Raises
+    UserError if a file is damaged, splits share images or hold another number than expected; nothing is written
+    then.
     """
     parts = _read(section, files)
     notes = Notes()
@@ -108,6 +111,7 @@ def prepare(section: PublicSection, files: Mapping[str, Path], image_root: str, 
         folder / "splits",
         splits,
         image_root,
+        check,
         name=section.name,
         cache=section.cache and section.cache.model_dump(),
         annotations=section.annotations,

@@ -8,7 +8,7 @@ Splits are made by the prepare stage alone: a file that was edited since is refu
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -80,6 +80,10 @@ class Split:
             )
 
 
+Check = Callable[[Split], None]
+"""Raises UserError if the captions of a split cannot be used, see `rvlr.relevance.check_words`."""
+
+
 def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
     """The records in the order of a hash of seed and id, which depends neither on their order here nor on a library's
     random numbers."""
@@ -95,8 +99,13 @@ def split_files(folder: Path) -> list[Path]:
     return [*(folder / f"{name}.jsonl" for name in SPLITS), folder / "dataset.json"]
 
 
-def write_splits(folder: Path, splits: Mapping[str, Iterable[Record]], image_root: str, **about: Any) -> None:
-    """Write the three split files and `dataset.json`, all or none. `about` is stored in the latter."""
+def write_splits(
+    folder: Path, splits: Mapping[str, Iterable[Record]], image_root: str, check: Check | None = None, **about: Any
+) -> None:
+    """Write the three split files and `dataset.json`, all or none. `about` is stored in the latter; `check` sees the
+    test split first."""
+    if check is not None:
+        check(Split("test", list(splits["test"]), folder))
     counts, checksums = {}, {}
     with ExitStack() as files:
         # the first to be opened takes its place last

@@ -1,6 +1,8 @@
 rule prepare_data:
     input:
         config="results/{dataset}/config/dataset.yaml",
+        # only to refuse captions that its scorer cannot compare: another scorer does not change the splits
+        relevance=ancient("results/{dataset}/config/relevance.yaml"),
         source=source_files,
     output:
         splits=expand("results/{{dataset}}/splits/{split}.jsonl", split=SPLITS),
@@ -17,8 +19,8 @@ rule prepare_data:
         downloads=downloads_folder,
         folder=subpath(output.about, ancestor=2),
     shell:
-        "python -m rvlr prepare --config {input.config} --downloads {params.downloads:q} --output {params.folder} "
-        "--log-file {log}"
+        "python -m rvlr prepare --config {input.config} --relevance {input.relevance} "
+        "--downloads {params.downloads:q} --output {params.folder} --log-file {log}"
 
 
 rule verify_images:
