@@ -27,8 +27,7 @@ _FOREIGN = frozenset(
         # where a process stands among others
         *("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MACHINE_RANK", "FORK_LAUNCHED"),
         *("MASTER_ADDR", "MASTER_PORT", "USE_TORCH_XLA"),
-        # how sums are split among threads; which instructions compute them is the machine's, and stays: switches such as
-        # OPENBLAS_CORETYPE may be there because a processor needs them
+        # how sums are split among threads; which instructions compute them stays, as a processor may need such a switch
         *("OMP_DYNAMIC", "OMP_SCHEDULE", "OMP_THREAD_LIMIT", "OMP_NESTED", "OMP_MAX_ACTIVE_LEVELS"),
         *("OMP_TEAMS_THREAD_LIMIT", "OMP_NUM_TEAMS"),
         *("MKL_DYNAMIC", "MKL_DOMAIN_NUM_THREADS", "MKL_THREADING_LAYER", "TORCH_MKLDNN_MATMUL_MIN_DIM"),
