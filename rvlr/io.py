@@ -21,10 +21,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
-from rvlr import __version__, ownership
+from rvlr import __version__, documents, ownership
 from rvlr.errors import UserError
 from rvlr.log import logger
 
@@ -148,39 +147,39 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path}: {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'} found, a file expected")
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises UserError if it cannot be read."""
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
+    """The content of a file. Raises UserError if it cannot be read, or has more than `limit` bytes."""
     check_file(path)
+    size = path.stat().st_size
+    if limit is not None and size > limit:
+        raise UserError(f"{path}: {size:,} bytes; such a file has at most {limit:,}")
     try:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; check its permissions") from None
 
 
-def read_text(path: Path) -> str:
-    """The content of a UTF-8 file. Raises UserError if it cannot be read."""
+def read_text(path: Path, limit: int | None = None) -> str:
+    """The content of a UTF-8 file, without a byte order mark. Raises UserError if it cannot be read, or has more than
+    `limit` bytes."""
+    data = read_bytes(path, limit)
     try:
-        return read_bytes(path).decode("utf-8")
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}: line {line}: not UTF-8 at byte {error.start} (0x{data[error.start]:02x}); save the file as UTF-8"
+        ) from None
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON, or raise UserError naming the file and the place of the fault."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}: not valid JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested too deep
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read JSON that holds an object, or with `kind=list` a list; or raise UserError naming the file and the fault."""
+    return documents.parse_json(read_text(path, documents.JSON_BYTES), str(path), kind)
 
 
 def read_yaml(path: Path) -> Any:
-    """Read YAML, or raise UserError naming the file and the place of the fault."""
-    try:
-        return yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+    """Read one YAML document, or raise UserError naming the file and the line of the fault."""
+    return documents.parse_yaml(read_text(path, documents.YAML_BYTES), str(path))
 
 
 def sha256(path: Path) -> str:

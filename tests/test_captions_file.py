@@ -273,4 +273,4 @@ def test_published_annotations_are_read(shared: Path, name: str, images: int, ca
     faults.check()
     assert len({entry.image for entry in entries}) == images
     assert sum(len(entry.captions) for entry in entries) == captions
-    assert [list(entry.captions) for entry in entries] == [given["caption"] for given in io.read_json(path)]
+    assert [list(entry.captions) for entry in entries] == [given["caption"] for given in io.read_json(path, list)]

@@ -1,18 +1,80 @@
 """What all sections of the configuration have in common."""
 
+import json
+import unicodedata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+from rvlr.errors import show
+
+_NOT_IN_PATHS = "{}"  # Snakemake takes them for wildcards
+
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):  # Python takes true for 1
+        raise PydanticCustomError("number_type", "a truth value")
+    return value
+
+
+def _user_path(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        raise ValueError(f"found {value!r} (empty); give a path")
+    if value != value.strip():
+        raise ValueError(f"found {value!r}, which begins or ends with a space; remove it")
+    odd = [sign for sign in value if sign in _NOT_IN_PATHS or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp")]
+    if odd:
+        raise ValueError(f"found {value!r} with {odd[0]!r}, which the workflow cannot handle in a path; rename it")
+    if len(value) > 4096 or any(len(part.encode(errors="replace")) > 255 for part in value.split("/")):
+        raise ValueError(f"found a path of {len(value):,} characters; no file system holds such a name")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"found {value!r}, but there is no such user here; write the path in full") from None
+
+
+NUMBER = BeforeValidator(_no_truth_value)
+"""Last in the annotation of a number: outside its limits, so that the JSON schema keeps them."""
+Number = Annotated[float, NUMBER]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1), NUMBER]
+UserPath = Annotated[Path, BeforeValidator(_user_path)]
 """A path as people write it, which may begin with ~."""
 
 
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values do not change once read."""
+def _printable(value: Any) -> Any:
+    odd = [sign for sign in value if unicodedata.category(sign) in ("Cc", "Cs")] if isinstance(value, str) else []
+    if odd:
+        raise ValueError(f"found {show(value)} with the control character {odd[0]!r}; remove it")
+    if isinstance(value, str) and not value.strip():
+        raise PydanticCustomError("empty", "nothing")
+    return value
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+PlainText = Annotated[str, BeforeValidator(_printable)]
+"""Text of at least one sign, without control characters."""
+
+
+def plain_values(options: dict[str, Any]) -> dict[str, Any]:
+    """Free-form `options` as they are. Raises ValueError unless they are plain, finite and the same after JSON."""
+    try:
+        if json.loads(json.dumps(options, allow_nan=False)) != options:
+            raise TypeError
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"found {show(options)}; give finite numbers, text, true, false, null, and lists and mappings of these"
+        ) from None
+    return options
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, and so are numbers without end; values do not change once
+    read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def to_json(self) -> str:
         """One line of JSON with all defaults filled in; the same settings always give the same line."""

@@ -5,19 +5,43 @@ Defaults are the published values of METHOD.md where it names one; `config/READM
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from rvlr.config.base import Section, UserPath
+from rvlr.config.base import NUMBER, Number, PlainText, Section, Seed, UserPath, plain_values
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Epsilon = Annotated[float, Field(gt=0, lt=1)]
-Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # finite, and not 0 in single precision
-Layers = Annotated[int, Field(ge=1, le=100)]
-Triple = tuple[float, float, float]
+# Upper limits are generous: above them a run would never end, or fill the memory, before it could say why.
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?$",
+        max_length=100,  # with what results add to it, still the name of a file
+        description="a name of letters, digits, '.', '_' and '-', beginning with a letter or digit, not ending in '.', "
+        "of at most 100 characters",
+    ),
+]
+Fraction = Annotated[float, Field(ge=0, le=1), NUMBER]
+Beta = Annotated[float, Field(ge=0, lt=1), NUMBER]
+Above0 = Annotated[float, Field(gt=0), NUMBER]
+Count = Annotated[int, Field(ge=1, le=10**9), NUMBER]
+Epsilon = Annotated[float, Field(gt=0, lt=1), NUMBER]
+Temperature = Annotated[float, Field(ge=1e-4, le=1e4), NUMBER]  # finite, and not 0 in single precision
+Layers = Annotated[int, Field(ge=1, le=100), NUMBER]
+Width = Annotated[int, Field(ge=1, le=2**16), NUMBER]
+Tokens = Annotated[int, Field(ge=4, le=2**16, json_schema_extra={"unit": "tokens"}), NUMBER]
+Words = Annotated[int, Field(ge=1, le=2**16, json_schema_extra={"unit": "words"}), NUMBER]
+Workers = Annotated[int, Field(ge=0, le=256), NUMBER]
+Processes = Annotated[int, Field(ge=1, le=64), NUMBER]
+Batch = Annotated[int, Field(ge=1, le=2**20), NUMBER]
+Weight = Annotated[float, Field(ge=0), NUMBER]
+Triple = tuple[Number, Number, Number]
+
+
+def _pixels(least: int, most: int) -> Any:
+    return Field(ge=least, le=most, json_schema_extra={"unit": "pixels"})
+
+
+def _images(least: int, most: int = 1_000_000) -> Any:
+    return Field(ge=least, le=most, json_schema_extra={"unit": "images"})
 
 
 # --- dataset -----------------------------------------------------------------------------------------------------
@@ -28,21 +52,21 @@ class Shapes(Section):
 
     kind: Literal["shapes"] = "shapes"
     name: Name = "shapes"
-    seed: int = 0
-    train: Positive = 1500
-    val: Annotated[int, Field(ge=2)] = 200
-    test: Annotated[int, Field(ge=2)] = 400
-    image_size: Annotated[int, Field(ge=32, le=512)] = 64
-    captions_per_image: Positive = 5
-    imbalance: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    seed: Seed = 0
+    train: Annotated[int, _images(1), NUMBER] = 1500
+    val: Annotated[int, _images(2), NUMBER] = 200
+    test: Annotated[int, _images(2), NUMBER] = 400
+    image_size: Annotated[int, _pixels(32, 512), NUMBER] = 64
+    captions_per_image: Annotated[int, Field(ge=1, le=1_000), NUMBER] = 5
+    imbalance: Annotated[float, Field(ge=-1, le=1), NUMBER] = 0.0
 
 
 class SplitRatio(Section):
     """Shares of the images that go to val and test where the captions file names no splits."""
 
-    val: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    test: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    seed: int = 0
+    val: Annotated[float, Field(gt=0, lt=1), NUMBER] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1), NUMBER] = 0.1
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
@@ -56,9 +80,9 @@ class SplitRatio(Section):
 class Cache(Section):
     """Copies of the images, scaled down once, that training reads instead of the originals."""
 
-    short_side: Annotated[int, Field(ge=16)] = 640
+    short_side: Annotated[int, _pixels(16, 2**16), NUMBER] = 640
     format: Literal["jpeg", "webp"] = "jpeg"
-    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    quality: Annotated[int, Field(ge=1, le=100), NUMBER] = 95
 
 
 class Custom(Section):
@@ -75,15 +99,15 @@ class Custom(Section):
 class Counts(Section):
     """How many images each split must hold; None where that is not known beforehand."""
 
-    train: Positive | None
-    val: Positive | None
-    test: Positive | None
+    train: Count | None
+    val: Count | None
+    test: Count | None
 
 
 class PublicSet(Section):
     """What the public data sets have in common, see `rvlr.data.public`."""
 
-    captions_per_image: Positive | None = 5
+    captions_per_image: Count | None = 5
     cache: Cache | None = None
 
     @field_validator("counts", mode="before", check_fields=False)
@@ -119,8 +143,8 @@ class VizWiz(PublicSet):
     name: Name = "vizwiz"
     annotations: Literal["authors", "official"] = "authors"
     val: Literal["held-out", "published"] = "held-out"
-    val_images: Annotated[int, Field(ge=2)] = 1_000
-    val_seed: int = 0
+    val_images: Annotated[int, _images(2), NUMBER] = 1_000
+    val_seed: Seed = 0
     counts: Counts = Counts(train=None, val=None, test=1_000)
 
 
@@ -141,10 +165,10 @@ _NO_OPTIONS = (
 class Vision(Section):
     """A timm backbone and how images are presented to it."""
 
-    name: str = "swin_base_patch4_window12_384"
+    name: PlainText = "swin_base_patch4_window12_384"
     weights: Literal["random", "pretrained"] | UserPath = "random"
-    options: dict[str, Any] = {}
-    image_size: Annotated[int, Field(ge=16, le=2048)] = 384
+    options: Annotated[dict[PlainText, Any], AfterValidator(plain_values)] = {}
+    image_size: Annotated[int, _pixels(16, 2048), NUMBER] = 384
     mean: Triple = (0.48145466, 0.4578275, 0.40821073)
     std: Triple = (0.26862954, 0.26130258, 0.27577711)
     frozen: bool = False
@@ -175,13 +199,13 @@ class Vision(Section):
 class BertSize(Section):
     """Sizes of a text encoder that starts from random weights; the names are those of transformers' BertConfig."""
 
-    hidden_size: Positive = 768
-    num_attention_heads: Positive = 12
-    intermediate_size: Positive = 3072
+    hidden_size: Width = 768
+    num_attention_heads: Width = 12
+    intermediate_size: Width = 3072
     hidden_dropout_prob: Fraction = 0.1
     attention_probs_dropout_prob: Fraction = 0.1
-    max_position_embeddings: Positive = 512
-    initializer_range: Annotated[float, Field(gt=0, le=1)] = 0.02
+    max_position_embeddings: Annotated[int, Field(ge=1, le=2**16, json_schema_extra={"unit": "tokens"}), NUMBER] = 512
+    initializer_range: Annotated[float, Field(gt=0, le=1), NUMBER] = 0.02
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -195,12 +219,12 @@ class BertSize(Section):
 class Text(Section):
     """A BERT, cut into text layers and fusion layers."""
 
-    weights: Literal["random"] | str = "bert-base-uncased"
+    weights: Literal["random"] | PlainText = "bert-base-uncased"
     size: BertSize | None = None
     text_layers: Layers = 6
     fusion_layers: Layers = 6
-    max_tokens: Annotated[int, Field(ge=4)] = 40
-    max_words: Positive = 30
+    max_tokens: Tokens = 40
+    max_words: Words = 30
     frozen: bool = False
 
     @model_validator(mode="after")
@@ -222,7 +246,7 @@ class Model(Section):
 
     vision: Vision = Vision()
     text: Text = Text()
-    embed_dim: Positive = 256
+    embed_dim: Width = 256
     temperature: Temperature = 0.07
     relation_temperature: Temperature = 0.07
 
@@ -233,8 +257,8 @@ class Model(Section):
 class RandAugment(Section):
     """RandAugment over the operations METHOD.md names."""
 
-    operations: Annotated[int, Field(ge=1)] = 2
-    magnitude: Annotated[int, Field(ge=0, le=10)] = 7
+    operations: Annotated[int, Field(ge=1, le=100), NUMBER] = 2
+    magnitude: Annotated[int, Field(ge=0, le=10), NUMBER] = 7
 
 
 class Augmentation(Section):
@@ -255,24 +279,24 @@ class Augmentation(Section):
 class Training(Section):
     """The training loop of both stages. An epoch shows every caption once."""
 
-    epochs: Positive = 10
-    batch_size: Annotated[int, Field(ge=2)] = 36
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-5
-    lr_mult: Annotated[float, Field(gt=0)] = 2.0
+    epochs: Annotated[int, Field(ge=1, le=100_000), NUMBER] = 10
+    batch_size: Annotated[int, Field(ge=2, le=2**20, json_schema_extra={"unit": "captions"}), NUMBER] = 36
+    learning_rate: Above0 = 3e-5
+    lr_mult: Above0 = 2.0
     weight_decay: Weight = 0.01
     betas: tuple[Beta, Beta] = (0.9, 0.98)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: Above0 = 1e-8
     warmup: Fraction = 0.1
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: Above0 | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     augmentation: Augmentation = Augmentation()
-    max_words: Positive = 60
-    processes: Positive = 1
-    itm_pool: Annotated[int, Field(ge=2)] | None = None
-    workers: Annotated[int, Field(ge=0)] = 4
-    checkpoint_steps: Positive = 500
-    val_candidates: Positive = 16
-    patience: Positive | None = None
+    max_words: Words = 60
+    processes: Processes = 1
+    itm_pool: Annotated[int, Field(ge=2, le=2**20), NUMBER] | None = None
+    workers: Workers = 4
+    checkpoint_steps: Count = 500
+    val_candidates: Count = 16
+    patience: Count | None = None
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -336,9 +360,9 @@ class TrainedTeacher(Section):
 class TextFeatures(Section):
     """A text model that gives teacher features as it is."""
 
-    weights: str
+    weights: PlainText
     pooling: Literal["cls", "mean"] = "cls"
-    max_tokens: Annotated[int, Field(ge=4)] = 40
+    max_tokens: Tokens = 40
 
 
 class SingleModalTeacher(Section):
@@ -347,9 +371,9 @@ class SingleModalTeacher(Section):
     kind: Literal["single-modal"]
     vision: Vision
     text: TextFeatures
-    batch_size: Positive = 64
-    workers: Annotated[int, Field(ge=0)] = 4
-    processes: Positive = 1
+    batch_size: Batch = 64
+    workers: Workers = 4
+    processes: Processes = 1
 
 
 Teacher = Annotated[TrainedTeacher | SingleModalTeacher, Field(discriminator="kind")]
@@ -401,13 +425,22 @@ class Relevance(Section):
         return self
 
 
+Subset = Annotated[
+    str,
+    Field(
+        pattern=r"^(first|folds)-([2-9]|[1-9][0-9]{1,8})$",
+        description="first-N or folds-N, N a number of images of at least 2, such as first-1000",
+    ),
+]
+
+
 class Scoring(Section):
     """How a model is scored; changing it evaluates again and trains nothing."""
 
-    candidates: Positive = 128
-    subsets: list[Annotated[str, Field(pattern=r"^(first|folds)-([2-9]|[1-9]\d+)$")]] = []
-    batch_size: Positive = 64
-    workers: Annotated[int, Field(ge=0)] = 4
+    candidates: Count = 128
+    subsets: list[Subset] = []
+    batch_size: Batch = 64
+    workers: Workers = 4
 
 
 class Evaluation(Scoring):
@@ -415,4 +448,4 @@ class Evaluation(Scoring):
 
     untrained: bool = True
     relevance: Relevance = Relevance()
-    queries_shown: Annotated[int, Field(ge=0, le=50)] = 4
+    queries_shown: Annotated[int, Field(ge=0, le=50), NUMBER] = 4

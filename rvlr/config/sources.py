@@ -7,12 +7,21 @@ checksums are `md5:`, `sha256:` or, for files kept in git, `git:` (the blob id),
 from dataclasses import dataclass
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from rvlr.config.base import Section, UserPath
+from rvlr.config.base import NUMBER, Section, UserPath
+from rvlr.faults import did_you_mean
 
-Address = Annotated[str, Field(pattern=r"^https?://[^/\s]+/\S*$")]
-Checksum = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|git:[0-9a-f]{40})$")]
+Address = Annotated[
+    str, Field(pattern=r"^https?://[^/\s]+/\S*$", description="an address that begins with http:// or https://")
+]
+Checksum = Annotated[
+    str,
+    Field(
+        pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|git:[0-9a-f]{40})$",
+        description="md5:, sha256: or git: and the 32, 64 or 40 digits, 0-9 and a-f",
+    ),
+]
 
 
 class Source(Section):
@@ -20,9 +29,9 @@ class Source(Section):
     an archive holds; None if that is not known, or if it holds none."""
 
     addresses: list[Address] = []
-    size: Annotated[int, Field(ge=1)] | None = None
+    size: Annotated[int, Field(ge=1, json_schema_extra={"unit": "bytes"}), NUMBER] | None = None
     checksum: Checksum | None = None
-    images: Annotated[int, Field(ge=1)] | None = None
+    images: Annotated[int, Field(ge=1), NUMBER] | None = None
     existing: UserPath | None = None
 
     @model_validator(mode="after")
@@ -154,3 +163,14 @@ def resolve(name: str, given: Source | None) -> Source:
         if given.existing is not None:
             found["addresses"] = []
     return Source(**found)
+
+
+def check_name(name: str) -> str:
+    """The `name` of a source as it is. Raises ValueError with the names there are if it is none."""
+    if name not in KNOWN:
+        raise ValueError(f"no source has this name; known: {', '.join(KNOWN)}{did_you_mean(name, KNOWN)}")
+    return name
+
+
+Sources = dict[Annotated[str, AfterValidator(check_name)], Source]
+"""What the configuration gives by the names of `KNOWN`."""

@@ -23,10 +23,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
 
 from rvlr import io
-from rvlr.data.captions_file import FAULTS_SHOWN, show
+from rvlr.data.captions_file import FAULTS_SHOWN
 from rvlr.data.records import Record
 from rvlr.data.unpack import read_member
-from rvlr.errors import UserError
+from rvlr.errors import UserError, show
+from rvlr.faults import describe
 
 MEMBER_LIMIT = 2**29  # bytes; the largest member, dataset_coco.json, has 144 million
 
@@ -227,21 +228,8 @@ def _parse(file: File, layout: Any, folders: Sequence[str]) -> tuple[Any, str]:
     try:
         found = TypeAdapter(layout).validate_json(data, context=folders)
     except ValidationError as error:
-        faults = [_describe(fault) for fault in error.errors(include_url=False)[:FAULTS_SHOWN]]
-        raise _refusal(file, faults, error.error_count()) from None
+        raise _refusal(file, describe(error, layout, FAULTS_SHOWN), error.error_count()) from None
     return found, hashlib.sha256(data).hexdigest()
-
-
-def _describe(fault: Any) -> str:
-    """One fault: its place, what is allowed, what was found."""
-    place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"]).removeprefix(".")
-    if fault["type"] == "value_error":
-        text = str(fault["ctx"]["error"])
-    elif fault["type"] in ("missing", "json_invalid"):  # not about the value found
-        text = fault["msg"]
-    else:
-        text = f"found {show(fault['input'])}; {fault['msg']}"
-    return f"{place}: {text}" if place else text
 
 
 def _refusal(file: File, faults: Sequence[str], count: int) -> UserError:

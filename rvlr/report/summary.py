@@ -15,7 +15,7 @@ from typing import Annotated
 import pandas as pd
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
-from rvlr import io
+from rvlr import faults, io
 from rvlr.errors import UserError
 from rvlr.evaluation.protocols import NDCG_CUTOFFS, RECALL_CUTOFFS
 from rvlr.report import compare
@@ -164,9 +164,8 @@ def _read(path: Path) -> _Evaluation:
     try:
         evaluation = _Evaluation.model_validate(io.read_json(path))
     except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"])) or "the file"
-        raise UserError(f"{path}: not an evaluation: {key}: {fault['msg']}; run the evaluate stage again") from None
+        fault = faults.describe(error, _Evaluation, 1)[0]
+        raise UserError(f"{path}: not an evaluation: {fault}; run the evaluate stage again") from None
     for protocol, metrics in evaluation.protocols.items():
         missing = [metric for metric in REQUIRED if metric not in metrics]
         if missing:

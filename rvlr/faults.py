@@ -1,0 +1,248 @@
+"""Faults of validated data in our words: which key, what was found, what is allowed.
+
+Enters: pydantic's ValidationError and the type that was validated against, whose JSON schema knows what is allowed.
+Leaves: one line a fault. A field's `description` in the schema stands for its pattern, and its `unit` for its unit.
+"""
+
+import datetime
+import math
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from rvlr.errors import show
+
+Schema = dict[str, Any]
+
+_LONGEST = 100  # characters of a word that is compared or shown as it is
+_PLURALS = {"text": "texts", "a path": "paths", "a number": "numbers", "a whole number": "whole numbers"}
+
+
+def suggest(word: Any, known: Iterable[str]) -> str | None:
+    """The one of `known` that was probably meant: but for case, hyphens and a few letters the same."""
+    if not isinstance(word, str) or len(word) > _LONGEST:
+        return None
+    names = {_plain(name): name for name in known}
+    close = get_close_matches(_plain(word), names, n=1, cutoff=0.7)
+    return names[close[0]] if close else None
+
+
+def did_you_mean(word: Any, known: Iterable[str]) -> str:
+    """The end of a message that a name is not known: the name that was probably meant, or nothing."""
+    close = suggest(word, known)
+    return "" if close is None else f"; did you mean {close!r}?"
+
+
+def describe(error: ValidationError, kind: Any, limit: int | None = None) -> list[str]:
+    """The faults of a validation against `kind`, each once, as lines "key: what was found; what is allowed".
+
+    Keys are written as jq writes them, `training.betas[1]`, counted from 0. limit: look at so many faults only.
+    """
+    schema = _Tree(kind)
+    found = [schema.locate(fault) for fault in error.errors(include_url=False)[:limit]]
+    lines = [(place, *_line(schema, place, node, fault)) for place, node, fault in found]
+    meant = {(*place[:-1], close) for place, _, close in lines if close is not None}
+    kept = [(place, text) for (place, text, _), (_, _, fault) in zip(lines, found, strict=True)
+            if not (fault["type"] == "missing" and place in meant)]  # fmt: skip
+    return list(dict.fromkeys(f"{key}: {text}" if (key := path(place)) else text for place, text in kept))
+
+
+def path(place: Sequence[str | int]) -> str:
+    """A key with all it lies in."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in place]
+    return "".join(parts).removeprefix(".")
+
+
+def _name(part: str) -> str:
+    return part if part.isprintable() and len(part) <= _LONGEST else show(part)
+
+
+def _plain(word: str) -> str:
+    return unicodedata.normalize("NFKC", word).casefold().replace("_", "-")
+
+
+def _line(schema: "_Tree", place: tuple[str | int, ...], node: Schema, fault: Any) -> tuple[str, str | None]:
+    """What is wrong with one key, and the key that was meant if this one is unknown."""
+    what, value = fault["type"], fault["input"]
+    if what == "extra_forbidden":
+        return _unknown(schema, place, node)
+    if what == "value_error":
+        return str(fault["ctx"]["error"]), None
+    if what == "json_invalid":
+        return f"not valid JSON: {fault['ctx']['error']}", None
+    if what in ("missing", "union_tag_not_found"):
+        return f"missing; give {schema.allowed(node)}", None
+    text = f"found {found(value)}; give {schema.allowed(node)}"
+    if isinstance(value, bool) and any("string" in one.get("type", "") for one in schema.branches(node)):
+        text += "; YAML reads yes, no, on and off without quotes as true and false"
+    return text + did_you_mean(value, schema.choices(node)), None
+
+
+def _unknown(schema: "_Tree", place: tuple[str | int, ...], node: Schema) -> tuple[str, str | None]:
+    keys = list(node.get("properties", {}))
+    close = suggest(place[-1], keys)
+    if close is not None:
+        return f"unknown key; did you mean {close!r}?", close
+    elsewhere = schema.sections_with(place[-1])
+    if elsewhere:
+        return f"unknown key here; {_name(str(place[-1]))} belongs to {elsewhere[0]}", None
+    return f"unknown key; the keys here are {', '.join(keys)}", None
+
+
+def found(value: Any) -> str:
+    """A value as it was found, with its type where that does not show."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return f"{show(value)} (text)" if value.strip() else f"{show(value)} (empty)"
+    if isinstance(value, int):
+        return str(value) if value.bit_length() < 128 else f"a whole number of {value.bit_length():,} bits"
+    if isinstance(value, float):
+        return str(value) if math.isfinite(value) else f"{value} (not finite)"
+    if isinstance(value, datetime.date):
+        return f"the date {value} (put it in quotes if it is text)"
+    if isinstance(value, dict):
+        return f"a mapping, {show(value)}" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}, {show(list(value))}" if value else "an empty list"
+    return show(value)
+
+
+# --- what is allowed -----------------------------------------------------------------------------------------------
+
+
+class _Tree:
+    """The JSON schema of a type: where a fault lies in it, and what it allows there."""
+
+    def __init__(self, kind: Any) -> None:
+        self.root: Schema = TypeAdapter(kind).json_schema()
+
+    def resolve(self, node: Schema) -> Schema:
+        """The node itself in place of a reference to it."""
+        while "$ref" in node:
+            target = self.root["$defs"][node["$ref"].rpartition("/")[2]]
+            node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
+        return node
+
+    def branches(self, node: Schema) -> list[Schema]:
+        """The alternatives of a node."""
+        node = self.resolve(node)
+        alternatives = node.get("anyOf") or node.get("oneOf")
+        if alternatives is None:
+            return [node]
+        return [branch for one in alternatives for branch in self.branches(one)]
+
+    def locate(self, fault: Any) -> tuple[tuple[str | int, ...], Schema, Any]:
+        """The key of a fault, what the schema says of it (of the section that does not know it, if it is unknown), and
+        the fault. pydantic's paths also name the alternatives of a union, which are no keys."""
+        node, place = self.resolve(self.root), []
+        holder = node
+        for part in fault["loc"]:
+            below = self._below(node, part)
+            if part == "[key]":  # the name itself, and not what it stands for
+                node = holder.get("propertyNames", {"type": "string"})
+            elif isinstance(below, dict):
+                holder, node, place = node, self.resolve(below), [*place, part]
+            elif (tag := self._tagged(node, part)) is not None:
+                node = self.resolve(tag)
+            elif fault["type"] == "extra_forbidden":
+                place = [*place, part]
+                node = next((one for one in self.branches(node) if "properties" in one), node)
+        if fault["type"].startswith("union_tag"):
+            place = [*place, node.get("discriminator", {}).get("propertyName", "kind")]
+            node = {"enum": list(node.get("discriminator", {}).get("mapping", {}))}
+            fault = {**fault, "input": fault["input"].get(place[-1]) if isinstance(fault["input"], dict) else None}
+        return tuple(place), node, fault
+
+    def _tagged(self, node: Schema, part: str | int) -> Schema | None:
+        reference = node.get("discriminator", {}).get("mapping", {}).get(part)
+        return None if reference is None else {"$ref": reference}
+
+    def _below(self, node: Schema, part: str | int) -> Schema | None:
+        """What the schema says of a key or an item of `node`; None if nothing."""
+        for branch in [] if "discriminator" in node else self.branches(node):
+            if isinstance(part, int):
+                items = branch.get("prefixItems", [])
+                inner = items[part] if part < len(items) else branch.get("items")
+            else:
+                inner = branch.get("properties", {}).get(part, self._named(branch))
+            if isinstance(inner, dict):
+                return inner
+        return None
+
+    def _named(self, branch: Schema) -> Any:
+        """What a mapping of names holds by each name."""
+        return next(iter(branch.get("patternProperties", {}).values()), branch.get("additionalProperties"))
+
+    def sections_with(self, key: Any) -> list[str]:
+        """The sections that know a key, those nearest the top first; NAME stands for any name."""
+        found = [section for section, node in self._sections(self.root, ()) if key in node["properties"]]
+        return sorted(dict.fromkeys(found), key=lambda section: (section.count("."), found.index(section)))
+
+    def _sections(self, node: Schema, place: tuple[str, ...]) -> Iterator[tuple[str, Schema]]:
+        for branch in self.branches(node):
+            if "properties" in branch:
+                yield ".".join(place) or "the top level", branch
+                for key, inner in branch["properties"].items():
+                    yield from self._sections(inner, (*place, key))
+            elif isinstance(named := self._named(branch), dict):
+                yield from self._sections(named, (*place, "NAME"))
+
+    def choices(self, node: Schema) -> list[str]:
+        """The texts that are allowed, where they are listed."""
+        listed = [branch.get("enum", [branch["const"]] if "const" in branch else []) for branch in self.branches(node)]
+        return [str(one) for values in listed for one in values]
+
+    def allowed(self, node: Schema) -> str:
+        """What is allowed, in words, and the default of a number as an example."""
+        node = self.resolve(node)
+        if "discriminator" in node:
+            kind, tags = node["discriminator"]["propertyName"], sorted(node["discriminator"]["mapping"])
+            return f"a mapping with {kind}: {', '.join(tags[:-1])} or {tags[-1]}"
+        words = " or ".join(dict.fromkeys(self._words(branch) for branch in self.branches(node)))
+        default = node.get("default")
+        example = f", such as {default}" if isinstance(default, int | float) and not isinstance(default, bool) else ""
+        return f"{words}{example}"
+
+    def _words(self, branch: Schema) -> str:
+        if "enum" in branch or "const" in branch:
+            values = branch.get("enum", [branch.get("const")])
+            return ("one of " if len(values) > 1 else "") + ", ".join(map(repr, values))
+        if "description" in branch and "properties" not in branch:
+            return branch["description"]
+        kind = branch.get("type")
+        if kind in ("integer", "number"):
+            unit = f" ({branch['unit']})" if "unit" in branch else ""
+            return ("a whole number" if kind == "integer" else "a number") + _range(branch) + unit
+        if kind == "array":
+            return self._list(branch)
+        if kind == "object":
+            keys = branch.get("properties", {})
+            return f"a mapping with the keys {', '.join(keys)}" if keys else "a mapping, one entry a name"
+        if kind == "string":
+            return "a path" if branch.get("format") == "path" else "text"
+        return {"boolean": "true or false", "null": "null"}.get(kind, "another value")
+
+    def _list(self, branch: Schema) -> str:
+        items = branch.get("prefixItems") or [branch.get("items", {})]
+        word = self.allowed(items[0])
+        start = next((one for one in _PLURALS if word.startswith(one)), None)
+        word = word.replace(start, _PLURALS[start], 1) if start else f"values, each {word}"
+        count = f"{len(items)} " if "prefixItems" in branch else ""
+        least = f", at least {branch['minItems']}" if not count and branch.get("minItems") else ""
+        return f"a list of {count}{word}{least}"
+
+
+def _range(branch: Schema) -> str:
+    low, above = branch.get("minimum"), branch.get("exclusiveMinimum")
+    high, below = branch.get("maximum"), branch.get("exclusiveMaximum")
+    if low is not None:
+        start = f" from {low:,}" if high is not None or below is not None else f" of at least {low:,}"
+    else:
+        start = f" above {above:,}" if above is not None else ""
+    if high is not None:
+        return f"{start} to {high:,}" if low is not None else f"{start}{',' * bool(start)} up to {high:,}"
+    return f"{start}{',' * bool(start)} below {below:,}" if below is not None else start
