@@ -37,6 +37,7 @@ Output = Annotated[Path, typer.Option(help="What to write.")]
 def check(file: Path) -> None:
     """Validate FILE as a whole; every fault is listed with its key."""
     found = config.load(file)
+    config.check_disk(found, str(file))
     typer.echo(f"{file}: valid; {len(found.teachers)} teacher(s), {len(found.students)} student(s)")
 
 

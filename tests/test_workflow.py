@@ -151,6 +151,7 @@ def test_seeds_and_single_modal_teachers_are_planned(tmp_path: Path) -> None:
 
 
 def test_own_data_is_read_with_its_paths_from_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
     (tmp_path / "captions.csv").write_text("image,caption\n")
     options = ["dataset={images: photos, captions: captions.csv}", "models={base: {text: {weights: bert}}}"]
     program = snakemake(tmp_path, SETTINGS, "--dry-run", "--config", *options)
@@ -168,6 +169,20 @@ def test_faults_in_the_configuration_are_reported_together_before_anything_runs(
     assert "students.a.teacher: no teacher 'nobody'; defined: t" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "results").exists()
+
+
+def test_a_key_given_twice_is_found_though_snakemake_takes_the_last(tmp_path: Path) -> None:
+    program = snakemake(tmp_path, SETTINGS, "--dry-run")
+    file = Path(program[program.index("--configfile") + 1])
+    lines = file.read_text().count("\n")
+    file.write_text(f"{file.read_text()}seeds: [1]\nseeds: [2]\n")
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert (
+        f"{file}: line {lines + 2}: the key 'seeds' is given twice, first in line {lines + 1}"
+        in done.stdout + done.stderr
+    )
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_a_fault_in_own_data_stops_before_any_training(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from rvlr import faults, io
-from rvlr.config import checks
+from rvlr.config import checks, disk
 from rvlr.config.base import Section, Seed, UserPath
 from rvlr.config.checks import DOWNLOADS
 from rvlr.config.sections import (
@@ -77,6 +77,7 @@ __all__ = [
     "Triple",
     "Vision",
     "VizWiz",
+    "check_disk",
     "check_files",
     "load",
     "parse",
@@ -157,11 +158,21 @@ def parse(data: Any, source: str, section: Any = Config) -> Any:
     if section is Config:
         lines += checks.references(data)
         lines += checks.late(found) if found is not None else []
+    _refuse(lines, source)
+    return found
+
+
+def check_disk(study: Config, source: str) -> None:
+    """Raise UserError listing what `study` needs on the disk and does not find there: own data and local weights."""
+    _refuse(disk.missing(study), source)
+
+
+def _refuse(lines: list[str], source: str) -> None:
+    """Raise UserError with these faults, if there are any."""
     if lines:
         count = f"{len(lines):,} fault{'s' if len(lines) > 1 else ''}"
         more = [f"... and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
         raise UserError("\n  ".join([f"{source}: {count} in the configuration", *lines[:_SHOWN], *more]))
-    return found
 
 
 def _where_to_find(section: Any) -> str:

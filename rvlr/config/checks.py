@@ -1,29 +1,16 @@
-"""What no single section can know: names that stand for nothing, files that are not there, sizes that do not fit.
+"""What no single section can know: names that stand for nothing, sizes that do not fit, another kind of file.
 
 Enters: what was read, as mappings, or the validated whole. Leaves: faults, each "key: what was found; what to do".
 """
 
-import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rvlr.faults import did_you_mean
 
 DOWNLOADS = Path("downloads")
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_VISION_FILES = (".safetensors", ".pth")
-_BERT_WEIGHTS = (
-    "model.safetensors",
-    "pytorch_model.bin",
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-)
-_TOKENIZERS = (
-    "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
 
 
 def references(data: dict[str, Any]) -> list[str]:
@@ -84,22 +71,26 @@ def _alike(group: str, names: Iterable[str]) -> list[str]:
 
 
 def late(study: Any) -> list[str]:
-    """What a validated `Config` asks for that would fail only after hours: weights that are not there, subsets as large
-    as the test split, a batch larger than the training split."""
-    holders: dict[str, Any] = {f"models.{name}": model for name, model in study.models.items()}
-    holders |= {f"teachers.{name}": pair for name, pair in study.teachers.items() if pair.kind == "single-modal"}
+    """What a validated `Config` asks for that would fail only after hours: weights that are not fetched, since they lie
+    below another folder than the downloads do, subsets as large as the test split, a batch larger than train."""
     faults = []
-    for key, holder in holders.items():
-        for part, check in (("vision", _vision_file), ("text", _text_folder)):
-            weights = str(getattr(holder, part).weights)
-            if Path(weights).is_relative_to(study.downloads):
-                continue  # fetched when they are needed
-            text = _not_fetched(Path(weights), study.downloads) or check(weights)
-            faults += [f"{key}.{part}.weights: {text}"] if text else []
+    for key, weights in weights_of(study):
+        path = Path(weights)
+        if path.is_relative_to(DOWNLOADS) and study.downloads != DOWNLOADS and not path.exists():
+            wanted = study.downloads / path.relative_to(DOWNLOADS)
+            faults.append(f"{key}: {path} would not be fetched, since downloads is {study.downloads}; write {wanted}")
     dataset = study.dataset
     images = dataset.test if dataset.kind == "shapes" else dataset.counts.test if dataset.kind != "custom" else None
-    faults += subsets(study.evaluation.subsets, images) + _batches(study)
-    return faults
+    return faults + subsets(study.evaluation.subsets, images) + _batches(study)
+
+
+def weights_of(study: Any) -> Iterator[tuple[str, str]]:
+    """The key of every model's weights, and the weights."""
+    holders: dict[str, Any] = {f"models.{name}": model for name, model in study.models.items()}
+    holders |= {f"teachers.{name}": pair for name, pair in study.teachers.items() if pair.kind == "single-modal"}
+    for key, holder in holders.items():
+        yield f"{key}.vision.weights", str(holder.vision.weights)
+        yield f"{key}.text.weights", str(holder.text.weights)
 
 
 def subsets(names: Iterable[str], images: int | None) -> list[str]:
@@ -123,60 +114,6 @@ def _batches(study: Any) -> list[str]:
         for key, one in runs.items()
         if one.training.batch_size > captions
     ]
-
-
-def _not_fetched(weights: Path, downloads: Path) -> str | None:
-    if not weights.is_relative_to(DOWNLOADS) or weights.exists():
-        return None
-    wanted = downloads / weights.relative_to(DOWNLOADS)
-    return f"{weights} would not be fetched, since downloads is {downloads}; write {wanted}"
-
-
-def _vision_file(weights: str) -> str | None:
-    if weights in ("random", "pretrained"):
-        return None
-    path, allowed = Path(weights), "give a .safetensors or .pth file, 'pretrained' or 'random'"
-    if not path.exists():
-        return f"no file {weights}; {allowed}{did_you_mean(weights, ('random', 'pretrained'))}"
-    if not path.is_file():
-        return f"{weights} is a folder, not a file; {allowed}"
-    if path.suffix not in _VISION_FILES:
-        return f"{weights} ends in {path.suffix!r}; {allowed}"
-    return None if _readable(path) else f"{weights} may not be read; change its permissions"
-
-
-def names_a_path(weights: str) -> bool:
-    """Whether weights that are a folder or a name on the hub can only be meant as a path: they lie here or begin in a
-    folder that does, or no name on the hub looks like that."""
-    path = Path(weights)
-    return not _HUB_NAME.fullmatch(weights) or path.exists() or (len(path.parts) > 1 and Path(path.parts[0]).is_dir())
-
-
-def _text_folder(weights: str) -> str | None:
-    if weights == "random" or not names_a_path(weights):
-        return None
-    path, allowed = Path(weights), "give the folder of a BERT, or its name on the hub"
-    if not path.exists():
-        return f"no folder {weights}; {allowed}"
-    if not path.is_dir():
-        return f"{weights} is a file, not a folder; {allowed}"
-    if not (path / "config.json").is_file():
-        return f"{weights} holds no config.json; {allowed}"
-    for what, names in (("weights", _BERT_WEIGHTS), ("tokenizer", _TOKENIZERS)):
-        there = [path / name for name in names if (path / name).is_file()]
-        if not there:
-            return f"{weights} holds no {what} ({' or '.join(names[:2])}); {allowed}"
-        if not _readable(there[0]):
-            return f"{there[0]} may not be read; change its permissions"
-    return None
-
-
-def _readable(path: Path) -> bool:
-    try:
-        with path.open("rb"):
-            return True
-    except OSError:
-        return False
 
 
 # --- one kind of file for another ----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from rvlr.config import Custom, SplitRatio
 from rvlr.data import captions_file
 from rvlr.data.captions_file import Entry, Faults, Place, show
 from rvlr.data.images import ImageError
-from rvlr.data.records import FEWEST, SPLITS, Check, Record, shuffled, write_splits
+from rvlr.data.records import FEWEST, SPLITS, Check, Record, shuffled, split_counts, write_splits
 from rvlr.data.verify import THREADS, in_threads, inspect
 from rvlr.errors import UserError
 from rvlr.log import logger
@@ -133,7 +133,7 @@ def _check_splits(images: Sequence[_Image], ratio: SplitRatio, faults: Faults) -
     """Note splits given for some images only, and splits that would be left empty."""
     without = [image for image in images if image.split is None]
     if len(without) == len(images):
-        counts = _split_counts(len(images), ratio)
+        counts = split_counts(len(images), ratio.val, ratio.test)
         if counts["train"] < FEWEST["train"]:
             faults.add(
                 f"images found: {len(images)}; val takes {counts['val']} ({ratio.val:g}) and test "
@@ -159,17 +159,11 @@ def _check_splits(images: Sequence[_Image], ratio: SplitRatio, faults: Faults) -
                 )
 
 
-def _split_counts(images: int, ratio: SplitRatio) -> dict[str, int]:
-    """How many images each split gets by ratio: the nearest number, but at least `FEWEST` for val and test."""
-    val, test = (max(FEWEST[name], round(images * getattr(ratio, name))) for name in ("val", "test"))
-    return {"train": images - val - test, "val": val, "test": test}
-
-
 def _draw_splits(records: Sequence[Record], ratio: SplitRatio) -> dict[str, list[Record]]:
     """Deal the shuffled records out."""
     drawn = iter(shuffled(records, ratio.seed))
     splits = {}
-    for name, count in _split_counts(len(records), ratio).items():
+    for name, count in split_counts(len(records), ratio.val, ratio.test).items():
         splits[name] = sorted((next(drawn) for _ in range(count)), key=lambda record: record.image_id)
     return splits
 

@@ -84,6 +84,12 @@ Check = Callable[[Split], None]
 """Raises UserError if the captions of a split cannot be used, see `rvlr.relevance.check_words`."""
 
 
+def split_counts(images: int, val: float, test: float) -> dict[str, int]:
+    """How many images each split gets by ratio: the nearest number, but at least `FEWEST` for val and test."""
+    in_val, in_test = (max(FEWEST[name], round(images * share)) for name, share in (("val", val), ("test", test)))
+    return {"train": images - in_val - in_test, "val": in_val, "test": in_test}
+
+
 def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
     """The records in the order of a hash of seed and id, which depends neither on their order here nor on a library's
     random numbers."""

@@ -21,7 +21,10 @@ os.environ.update(
 )
 
 try:
+    # Snakemake has read the files itself, and keeps the last of two equal keys
+    rvlr_config.check_files(map(Path, workflow.configfiles))
     SETTINGS = rvlr_config.parse(config, "configuration")
+    rvlr_config.check_disk(SETTINGS, "configuration")
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
