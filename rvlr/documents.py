@@ -54,7 +54,7 @@ def parse_json(text: str, source: str, kind: type = dict) -> Any:
     """The object, or with `kind=list` the list, that JSON holds. Raises UserError naming `source` and the fault."""
     hooks = {"object_pairs_hook": _each_key_once, "parse_constant": _refuse_number, "parse_float": _finite}
     try:
-        found = json.loads(text, **hooks)
+        found = json.loads(text.removeprefix("\ufeff"), **hooks)
     except json.JSONDecodeError as error:
         raise UserError(f"{source}: line {error.lineno}: not valid JSON: {error.msg}") from None
     except RecursionError:

@@ -160,11 +160,10 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
 
 
 def read_text(path: Path, limit: int | None = None) -> str:
-    """The content of a UTF-8 file, without a byte order mark. Raises UserError if it cannot be read, or has more than
-    `limit` bytes."""
+    """The content of a UTF-8 file. Raises UserError if it cannot be read, or has more than `limit` bytes."""
     data = read_bytes(path, limit)
     try:
-        return data.decode("utf-8").removeprefix("\ufeff")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
