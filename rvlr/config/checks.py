@@ -119,16 +119,12 @@ def _batches(study: Any) -> list[str]:
 # --- one kind of file for another ----------------------------------------------------------------------------------
 
 
-def other_kind(data: Any, wanted: Any, kinds: dict[str, Any]) -> str | None:
-    """What `data` is, by its keys, if that is another of `kinds` than the `wanted` one; None if it may be that."""
-    if not isinstance(data, dict) or not data:
-        return None
+def other_kind(data: dict[str, Any], wanted: Any, kinds: dict[str, Any]) -> str | None:
+    """What `data` is, by its keys, if that is another of `kinds` than the `wanted` ones; None if it may be one."""
     keys = {key for key in data if isinstance(key, str)}
-    fits = {what: kind for what, kind in kinds.items() if keys <= kind.model_fields.keys()}
+    fits = [what for what, kind in kinds.items() if keys and keys <= kind.model_fields.keys()]
     own = [what for what, kind in kinds.items() if kind in wanted]
-    if any(what in fits for what in own) or not fits:
+    if not fits or not own or any(what in fits for what in own):
         return None
-    wants = " or ".join(own) or "sources by name"
-    return (
-        f"{next(iter(fits))} found (it has the key{'s' * (len(keys) > 1)} {', '.join(sorted(keys))}), {wants} expected"
-    )
+    shown = f"the key{'s' * (len(keys) > 1)} {', '.join(sorted(keys))}"
+    return f"{fits[0]} found (it has {shown}), {' or '.join(own)} expected"

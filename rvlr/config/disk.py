@@ -4,7 +4,6 @@ Enters: a validated `Config`. Leaves: faults, each "key: what was found; what to
 left out, since they are fetched when they are needed, and so are names on the hub.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,17 @@ from rvlr.config.checks import subsets, weights_of
 from rvlr.errors import UserError
 from rvlr.faults import did_you_mean
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_VISION_FILES = (".safetensors", ".pth")
-_BERT_WEIGHTS = (
-    "model.safetensors",
-    "pytorch_model.bin",
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-)
-_TOKENIZERS = (
-    "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
-
 
 def missing(study: Any) -> list[str]:
     """What is not there, or cannot be what it should be."""
     faults = []
     for key, weights in weights_of(study):
-        check = _vision_file if key.endswith(".vision.weights") else _text_folder
-        text = None if Path(weights).is_relative_to(study.downloads) else check(weights)
-        faults += [f"{key}: {text}"] if text else []
+        if Path(weights).is_relative_to(study.downloads):
+            continue
+        try:
+            (_check_vision if key.endswith(".vision.weights") else _check_text)(weights, key)
+        except UserError as error:
+            faults.append(str(error))
     return faults + (_own_data(study) if study.dataset.kind == "custom" else [])
 
 
@@ -68,48 +58,40 @@ def _test_images(dataset: Any) -> int | None:
     return split_counts(len(splits), dataset.split.val, dataset.split.test)["test"]
 
 
-def _vision_file(weights: str) -> str | None:
+def _check_vision(weights: str, key: str) -> None:
+    """Raise UserError unless vision weights are words, or a file that can be read."""
+    from rvlr.models.hub import near
+
     if weights in ("random", "pretrained"):
-        return None
+        return
     path, allowed = Path(weights), "give a .safetensors or .pth file, 'pretrained' or 'random'"
     if not path.exists():
-        return f"no file {weights}; {allowed}{did_you_mean(weights, ('random', 'pretrained'))}"
+        meant = did_you_mean(weights, ("random", "pretrained"))
+        raise UserError(f"{key}: no file {path}{near(path)}; {allowed}{meant}")
     if not path.is_file():
-        return f"{weights} is a folder, not a file; {allowed}"
-    if path.suffix not in _VISION_FILES:
-        return f"{weights} ends in {path.suffix!r}; {allowed}"
-    return None if _readable(path) else f"{weights} may not be read; change its permissions"
+        raise UserError(f"{key}: {path} is a folder, not a file; {allowed}")
+    _check_readable(path, key)
 
 
-def names_a_path(weights: str) -> bool:
-    """Whether weights that are a folder or a name on the hub can only be meant as a path: they lie here or begin in a
-    folder that does, or no name on the hub looks like that."""
-    path = Path(weights)
-    return not _HUB_NAME.fullmatch(weights) or path.exists() or (len(path.parts) > 1 and Path(path.parts[0]).is_dir())
+def _check_text(weights: str, key: str) -> None:
+    """Raise UserError unless text weights are `random`, a name on the hub, or a folder with all that a BERT needs."""
+    from rvlr.models import hub
+
+    folder = None if weights == "random" else hub.local(weights, key)
+    if folder is None:
+        return
+    tokenizer = (*hub.VOCABULARIES, "tokenizer_config.json")
+    for what, names in (("config.json", ("config.json",)), ("weights", hub.WEIGHTS), ("tokenizer", tokenizer)):
+        file = hub.file_in(folder, names)
+        if file is None:
+            several = f" (none of {', '.join(names)})" if len(names) > 1 else ""
+            raise UserError(f"{key}: no {what} in {folder}{several}; give the folder of a BERT, or its name on the hub")
+        _check_readable(file, key)
 
 
-def _text_folder(weights: str) -> str | None:
-    if weights == "random" or not names_a_path(weights):
-        return None
-    path, allowed = Path(weights), "give the folder of a BERT, or its name on the hub"
-    if not path.exists():
-        return f"no folder {weights}; {allowed}"
-    if not path.is_dir():
-        return f"{weights} is a file, not a folder; {allowed}"
-    if not (path / "config.json").is_file():
-        return f"{weights} holds no config.json; {allowed}"
-    for what, names in (("weights", _BERT_WEIGHTS), ("tokenizer", _TOKENIZERS)):
-        there = [path / name for name in names if (path / name).is_file()]
-        if not there:
-            return f"{weights} holds no {what} ({' or '.join(names[:2])}); {allowed}"
-        if not _readable(there[0]):
-            return f"{there[0]} may not be read; change its permissions"
-    return None
-
-
-def _readable(path: Path) -> bool:
+def _check_readable(path: Path, key: str) -> None:
     try:
         with path.open("rb"):
-            return True
-    except OSError:
-        return False
+            pass
+    except OSError as error:
+        raise UserError(f"{key}: {path}: {error.strerror}; change its permissions or give another path") from None

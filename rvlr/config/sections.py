@@ -22,7 +22,7 @@ Name = Annotated[
 Fraction = Annotated[float, Field(ge=0, le=1), NUMBER]
 Beta = Annotated[float, Field(ge=0, lt=1), NUMBER]
 Above0 = Annotated[float, Field(gt=0), NUMBER]
-Count = Annotated[int, Field(ge=1, le=10**9), NUMBER]
+Positive = Annotated[int, Field(ge=1, le=10**9), NUMBER]
 Epsilon = Annotated[float, Field(gt=0, lt=1), NUMBER]
 Temperature = Annotated[float, Field(ge=1e-4, le=1e4), NUMBER]  # finite, and not 0 in single precision
 Layers = Annotated[int, Field(ge=1, le=100), NUMBER]
@@ -99,15 +99,15 @@ class Custom(Section):
 class Counts(Section):
     """How many images each split must hold; None where that is not known beforehand."""
 
-    train: Count | None
-    val: Count | None
-    test: Count | None
+    train: Positive | None
+    val: Positive | None
+    test: Positive | None
 
 
 class PublicSet(Section):
     """What the public data sets have in common, see `rvlr.data.public`."""
 
-    captions_per_image: Count | None = 5
+    captions_per_image: Positive | None = 5
     cache: Cache | None = None
 
     @field_validator("counts", mode="before", check_fields=False)
@@ -294,9 +294,9 @@ class Training(Section):
     processes: Processes = 1
     itm_pool: Annotated[int, Field(ge=2, le=2**20), NUMBER] | None = None
     workers: Workers = 4
-    checkpoint_steps: Count = 500
-    val_candidates: Count = 16
-    patience: Count | None = None
+    checkpoint_steps: Positive = 500
+    val_candidates: Positive = 16
+    patience: Positive | None = None
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -437,7 +437,7 @@ Subset = Annotated[
 class Scoring(Section):
     """How a model is scored; changing it evaluates again and trains nothing."""
 
-    candidates: Count = 128
+    candidates: Positive = 128
     subsets: list[Subset] = []
     batch_size: Batch = 64
     workers: Workers = 4

@@ -5,7 +5,6 @@ import difflib
 import re
 from pathlib import Path
 
-import timm
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 
 from rvlr.errors import UserError
@@ -38,6 +37,16 @@ def find(name: str | Path, key: str, *parts: tuple[str, ...]) -> Path:
     key: the key of the configuration or the option that gives the name, for messages. parts: groups of file names, such
     as `VOCABULARIES`; what the cache holds is complete if it has one file of every group. Raises UserError.
     """
+    folder = local(name, key)
+    if folder is not None:
+        return folder
+    cached = try_to_load_from_cache(name, "config.json")
+    folder = Path(cached).parent if isinstance(cached, str) else None
+    return folder if folder is not None and _complete(folder, parts) else _fetch(name, key, parts)
+
+
+def local(name: str | Path, key: str) -> Path | None:
+    """The folder that a path names, None for a name on the hub. Raises UserError for what is neither."""
     try:
         if isinstance(name, Path) or _is_path(name):
             return _folder(Path(name).expanduser(), key)
@@ -45,9 +54,7 @@ def find(name: str | Path, key: str, *parts: tuple[str, ...]) -> Path:
         raise UserError(f"{key}: {name}: {getattr(error, 'strerror', None) or error}; correct the path") from None
     if not _HUB_NAME.fullmatch(name):
         raise UserError(f"{key}: {name!r} is neither a folder nor a name on the hub, such as bert-base-uncased")
-    cached = try_to_load_from_cache(name, "config.json")
-    folder = Path(cached).parent if isinstance(cached, str) else None
-    return folder if folder is not None and _complete(folder, parts) else _fetch(name, key, parts)
+    return None
 
 
 def file_in(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -66,6 +73,8 @@ def near(path: Path) -> str:
 
 def cached_timm_weights(name: str) -> Path | None:
     """The cached file of timm's own weights of a model, if they were fetched before."""
+    import timm  # and PyTorch, which a look at a folder does not need
+
     repository = timm.get_pretrained_cfg(name).hf_hub_id
     found = try_to_load_from_cache(repository, "model.safetensors") if repository else None
     return Path(found) if isinstance(found, str) else None
