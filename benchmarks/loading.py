@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from rvlr import config
 from rvlr.data import cache
 from rvlr.data.images import ImageTransform, training_transform
-from rvlr.data.loading import PairCollator, TrainingPairs, TrainingSchedule, ignore_signals
+from rvlr.data.loading import Loader, PairCollator, TrainingPairs, TrainingSchedule
 from rvlr.data.records import Record, Split, read_split
 from rvlr.data.text import learn_tokenizer
 
@@ -59,12 +58,11 @@ def images_per_second(split: Split, transform: ImageTransform, batch_size: int, 
     """Of the training loader, by the clock and by CPU time; the start of its workers is counted."""
     for index in range(len(split.records)):
         split.path(index).read_bytes()
-    loader = DataLoader(
+    loader = Loader(
         TrainingPairs(split, transform, seed=0),
+        workers,
         batch_sampler=TrainingSchedule(len(split.captions), batch_size, epochs=1, seed=0),
-        num_workers=workers,
-        worker_init_fn=ignore_signals,
-        collate_fn=PairCollator(learn_tokenizer(split.captions), max_words=60, max_tokens=40),
+        collate=PairCollator(learn_tokenizer(split.captions), max_words=60, max_tokens=40),
     )
     rates = []
     for _ in range(REPEATS):

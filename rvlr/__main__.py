@@ -194,11 +194,13 @@ def _train(
 ) -> None:
     given = {"--config": config_file, "--start-model": start_model, "--splits": splits, "--features": features}
     made = [output / name for name in ("model", "metrics.jsonl", "config.yaml", "tensorboard")]
-    # what --resume holds is checked by the training, which knows its names
     check_apart({**given, "--log-file": log_file}, {"--resume": resume, "--output": made})
     check_paths({}, {"--output": made})
     from rvlr import launch
+    from rvlr.training import folders
 
+    folders.check_resume(resume)
+    folders.check_output(output)
     launch.spread(section.training.processes)
     from rvlr.training import stage
 

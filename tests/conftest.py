@@ -69,3 +69,15 @@ def tiny_model(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     captions = read_split(tiny_data / "splits/train.jsonl").captions
     build.initialise(config.parse(TINY_MODEL, "test", config.Model), 0, captions, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_features(tiny_data: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of the untrained tiny model for the training split of `tiny_data`."""
+    from rvlr import features
+    from rvlr.data.records import read_split
+
+    folder = tmp_path_factory.mktemp("features")
+    section = config.parse({"kind": "retrieval", "training": TINY_TRAINING}, "test", config.TrainedTeacher)
+    features.extract(section, tiny_model, read_split(tiny_data / "splits/train.jsonl"), folder)
+    return folder

@@ -5,12 +5,13 @@ processes or where a resumed run began.
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from rvlr.data.images import ImageTransform, load_image
@@ -116,16 +117,130 @@ class Images(Dataset):
         return self.transform(load_image(self.split.path(self.first + index), self.transform.at_least))
 
 
-def ignore_signals(worker: int) -> None:
-    """For DataLoader workers: Ctrl-C and SIGTERM reach the whole process group, but it is the main process that decides
-    when to stop; workers end with it."""
+def image_batches(
+    split: Split, transform: ImageTransform, batch_size: int, workers: int, first: int = 0, last: int | None = None
+) -> "Loader":
+    """Batches (B, 3, H, W) of a split's images in order."""
+    images = Images(split, transform, first, len(split.records) if last is None else last)
+    return Loader(images, workers, batch_size=batch_size)
+
+
+# --- workers ------------------------------------------------------------------------------------------------------
+
+_FEWER = "lower `workers` (training.workers; of an evaluation, evaluation.workers), or give the job more memory"
+_SHARED = (
+    "no shared memory is left, through which worker processes hand over batches: enlarge /dev/shm (in a container, "
+    "--shm-size), or set `workers` to 0 (training.workers; of an evaluation, evaluation.workers)"
+)
+
+
+class Loader(DataLoader):
+    """A DataLoader whose faults reach the user as one message: a UserError of a worker process comes back as it was
+    raised, and the end of a worker names the setting to change."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        workers: int,
+        collate: Callable[[Sequence[Any]], Any] = default_collate,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            _Guarded(dataset),
+            num_workers=workers,
+            collate_fn=_GuardedCollate(collate),
+            worker_init_fn=_ignore_signals,
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        """Raises UserError."""
+        try:
+            batches = super().__iter__()
+        except OSError as error:
+            raise UserError(f"{self.num_workers} worker processes cannot start: {error.strerror}; {_FEWER}") from error
+        if self.num_workers:
+            _name_killed_workers()
+        try:
+            for batch in batches:
+                if isinstance(batch, _Fault):
+                    raise UserError(batch.message)
+                yield batch
+        except RuntimeError as error:
+            raise _killed(error) from error
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Takes the place of a sample or batch, since PyTorch would bury an exception under a traceback."""
+
+    message: str
+
+
+class _Guarded(Dataset):
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return _Fault(str(error))
+
+
+class _GuardedCollate:
+    def __init__(self, collate: Callable[[Sequence[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        for sample in samples:
+            if isinstance(sample, _Fault):
+                return sample
+        try:
+            batch = self.collate(samples)
+            if get_worker_info() is not None:  # else it is shared in a thread, whose faults stop nothing
+                for tensor in batch.values() if isinstance(batch, dict) else [batch]:
+                    tensor.share_memory_()
+        except RuntimeError as error:
+            if "shared memory" not in str(error) and "unable to" not in str(error):
+                raise
+            return _Fault(_SHARED)
+        return batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group, but it is the main process that decides when to stop; workers
+    end with it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
-def image_batches(
-    split: Split, transform: ImageTransform, batch_size: int, workers: int, first: int = 0, last: int | None = None
-) -> DataLoader:
-    """Batches (B, 3, H, W) of a split's images in order."""
-    images = Images(split, transform, first, len(split.records) if last is None else last)
-    return DataLoader(images, batch_size=batch_size, num_workers=workers, worker_init_fn=ignore_signals)
+def _name_killed_workers() -> None:
+    """PyTorch has a signal raise RuntimeError wherever the main process is when a worker is killed; see to it that what
+    is raised is a UserError."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    if callable(handler) and not isinstance(handler, _WorkerEnds):
+        signal.signal(signal.SIGCHLD, _WorkerEnds(handler))
+
+
+class _WorkerEnds:
+    def __init__(self, handler: Callable[[int, Any], Any]) -> None:
+        self.handler = handler
+
+    def __call__(self, number: int, frame: Any) -> None:
+        try:
+            self.handler(number, frame)
+        except RuntimeError as error:
+            raise _killed(error) from error
+
+
+def _killed(error: RuntimeError) -> Exception:
+    said = str(error).strip()
+    if not said.startswith("DataLoader worker"):
+        return error
+    if "Bus error" in said or "shared memory" in said:
+        return UserError(_SHARED)
+    return UserError(f"a worker process that loads images was killed by the system, usually for its memory; {_FEWER}")

@@ -95,8 +95,13 @@ def load(folder: Path, teacher: dict[str, Any] | None = None) -> tuple[Retrieval
 
 def save(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
     """Write a model folder, complete or not at all."""
-    disable_progress_bar()
     with io.atomic_folder(output) as folder:
-        model.save_pretrained(folder)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+        write(model, tokenizer, folder)
+
+
+def write(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+    """Write the files of a model folder into an empty folder."""
+    disable_progress_bar()
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)

@@ -5,17 +5,16 @@ Every random number of step s follows from (seed, s), so a run that was killed a
 one that was left alone (on a CPU).
 """
 
-import json
 import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 from transformers import get_linear_schedule_with_warmup
 
 from rvlr import config
@@ -24,6 +23,7 @@ from rvlr.distributed import Processes
 from rvlr.errors import Interrupted, UserError
 from rvlr.log import Progress, logger
 from rvlr.training.checkpoint import ResumeFolder
+from rvlr.training.record import Line, Record
 from rvlr.training.tasks import TeacherTask
 
 LOG_STEPS = 10
@@ -55,12 +55,12 @@ def _signals() -> Iterator[list[int]]:
 
 @dataclass
 class State:
-    """Where a run is. `pending` holds the terms of steps that are not in metrics.jsonl yet."""
+    """Where a run is. `lines` is its record so far, `pending` the terms of steps that are not in it yet."""
 
     step: int = 0
     best_step: int | None = None
     best_score: float = -math.inf
-    metrics_bytes: int = 0
+    lines: list[Line] = field(default_factory=list)
     epochs_without_gain: int = 0
     pending: list[dict[str, float]] = field(default_factory=list)
 
@@ -76,7 +76,10 @@ class Engine:
         schedule: TrainingSchedule,
         resume: ResumeFolder,
         group: Processes,
+        inputs: str,
     ) -> None:
+        """`inputs` says how large the finite numbers are that training starts from, see `rvlr.training.start`."""
+        self.inputs = inputs
         self.section, self.seed, self.schedule, self.resume = section, seed, schedule, resume
         self.group, self.accelerator = group, group.accelerator
         group.at("the start of training")
@@ -89,30 +92,39 @@ class Engine:
         self.state = State()
         self._rate = 0.0  # of the last step taken
         self._recent: list[dict[str, torch.Tensor]] = []
-        self._writer: SummaryWriter | None = None
+        self._views: Record | None = None  # of the main process
 
     def restore(self) -> None:
-        """Go back to the last complete checkpoint, if there is one."""
-        saved = self.resume.load()
+        """Go back to the last sound checkpoint, if there is one. The main process looks for it, and repairs the folder,
+        before the others read."""
+        main = self.accelerator.is_main_process
+        saved = self.resume.load() if main else None
+        if main and saved is None:
+            self.resume.clear()
         self.group.meet("reading the checkpoint")
-        if saved is None:
-            if self.accelerator.is_main_process:
-                self.resume.clear()
-                self.resume.metrics.touch()
-        else:
-            self.model.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.lr_schedule.load_state_dict(saved["lr_schedule"])
-            if saved["scaler"] is not None:
-                self.accelerator.scaler.load_state_dict(saved["scaler"])
-            self.state = State(**{name: saved[name] for name in State.__dataclass_fields__})
-            self.schedule.start = self.state.step
-            if self.accelerator.is_main_process:
-                with self.resume.metrics.open("r+b") as stream:
-                    stream.truncate(self.state.metrics_bytes)
+        if not main:
+            saved = self.resume.load_again()
+        if saved is not None:
+            try:
+                self._take(saved)
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise UserError(
+                    f"{self.resume.folder}: its state does not fit this model; perhaps rvlr or PyTorch has changed "
+                    f"({str(error).partition(chr(10))[0]}); to start over, remove that folder and run the same command"
+                ) from error
             logger.info("resumed at step %d of %d", self.state.step, self.schedule.steps)
-        if self.accelerator.is_main_process:
-            self._writer = SummaryWriter(str(self.resume.tensorboard), purge_step=self.state.step + 1)
+        if main:
+            with self.resume.writing("the record"):
+                self._views = Record(self.resume.folder, self.state.lines)
+
+    def _take(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.lr_schedule.load_state_dict(saved["lr_schedule"])
+        if saved["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.state = State(**{name: saved[name] for name in State.__dataclass_fields__})
+        self.schedule.start = self.state.step
 
     def run(self, loader: DataLoader, score: Scorer) -> dict[str, torch.Tensor] | None:
         """Train to the end, or raise Interrupted. `score` gives the metrics on val; `r_mean` selects."""
@@ -127,6 +139,7 @@ class Engine:
                 epoch_ends = state.step % self.schedule.steps_per_epoch == 0
                 if epoch_ends:
                     self._flush()
+                    self._check_weights()
                     self._validate(score)
                 stop = self._agreed(received)
                 if epoch_ends or state.step % section.checkpoint_steps == 0 or stop:
@@ -137,8 +150,6 @@ class Engine:
                     logger.info("no gain on val for %d epochs; stopping early", section.patience)
                     break
                 self.group.at(f"step {state.step + 1}")
-        if self._writer is not None:
-            self._writer.close()
         self.group.meet("the end of training")
         return self.resume.load_best(state.best_step) if self.accelerator.is_main_process else None
 
@@ -189,12 +200,36 @@ class Engine:
             values = {name: float(value) for name, value in terms.items()}
             for name, value in sorted(values.items(), key=lambda item: item[0] == "loss"):
                 if not math.isfinite(value):
-                    raise UserError(
-                        f"step {step}: the loss term {name!r} is {value} at a learning rate of {self._rate:.3g}; lower "
-                        "training.learning_rate, set training.clip_norm, or use mixed_precision: 'no'"
-                    )
+                    raise self._not_finite(step, f"the loss term {name!r} is {value}")
             self.state.pending.append(values)
         self._recent = []
+
+    def _not_finite(self, step: int, found: str) -> UserError:
+        """The first step has the numbers that training starts from; all later ones have what it made of them."""
+        precision = self.section.mixed_precision
+        if step == 1:
+            advice = (
+                "use a start model whose values are of ordinary size"
+                if precision == "no"
+                else f"set training.mixed_precision: 'no', since {precision} may not hold them"
+            )
+            return UserError(
+                f"step 1: {found} before any weight has changed. What training starts from is finite, but too large to "
+                f"compute with: {self.inputs}; {advice}"
+            )
+        return self._too_fast(f"step {step}: {found} after {step - 1} finite step(s)")
+
+    def _too_fast(self, found: str) -> UserError:
+        advice = ["lower training.learning_rate", "set training.clip_norm"]
+        if self.section.mixed_precision != "no":
+            advice.append("set training.mixed_precision: 'no'")
+        return UserError(f"{found}, at a learning rate of {self._rate:.3g}; {' or '.join(advice)}")
+
+    def _check_weights(self) -> None:
+        """Gradients may be infinite where the loss was not, and what follows from such weights looks like a score."""
+        for name, value in self.model.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise self._too_fast(f"step {self.state.step}: the weights {name} are no longer finite")
 
     def _flush(self) -> None:
         """Write the mean of the pending terms as one line of metrics.jsonl."""
@@ -211,21 +246,14 @@ class Engine:
         values = {name: getattr(self.model, name).item() for name in names if hasattr(self.model, name)}
         for name, value in values.items():
             if name.endswith("temperature") and value <= 0:
-                raise UserError(
-                    f"step {self.state.step}: {name} has fallen to {value:.3g} at a learning rate of {self._rate:.3g}; "
-                    "lower training.learning_rate"
-                )
+                raise self._too_fast(f"step {self.state.step}: {name} has fallen to {value:.3g}")
         return values
 
     def _write(self, kind: str, values: dict[str, float]) -> None:
-        if self._writer is None:
-            return
-        epoch = (self.state.step - 1) // self.schedule.steps_per_epoch
-        with self.resume.metrics.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"kind": kind, "step": self.state.step, "epoch": epoch, **values}) + "\n")
-            self.state.metrics_bytes = stream.tell()
-        for name, value in values.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, self.state.step)
+        if self._views is not None:
+            with self.resume.writing("the record"):
+                epoch = (self.state.step - 1) // self.schedule.steps_per_epoch
+                self._views.add(kind, self.state.step, epoch, values)
 
     def _validate(self, score: Scorer) -> None:
         """Score on val in the main process, keep the weights if they are the best, tell the others."""
@@ -250,7 +278,6 @@ class Engine:
         self._collect()
         if not self.accelerator.is_main_process:
             return
-        self._writer.flush()
         scaler = self.accelerator.scaler
         self.resume.save(
             {

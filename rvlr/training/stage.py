@@ -5,27 +5,31 @@ features. Leaves: `model/` (the weights that were best on val), `metrics.jsonl` 
 """
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
-from torch.utils.data import DataLoader
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from rvlr import config, io
 from rvlr.data.images import training_transform
-from rvlr.data.loading import Features, PairCollator, TrainingPairs, TrainingSchedule, ignore_signals
+from rvlr.data.loading import Features, Loader, PairCollator, TrainingPairs, TrainingSchedule
 from rvlr.data.records import Split, read_split
 from rvlr.distributed import Processes, processes
+from rvlr.errors import UserError
 from rvlr.evaluation.protocols import recalls
 from rvlr.evaluation.stage import score as score_split
 from rvlr.features import read_features
 from rvlr.log import logger
 from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel
-from rvlr.training.checkpoint import ResumeFolder
+from rvlr.training import record, start
+from rvlr.training.checkpoint import FORMAT, ResumeFolder
 from rvlr.training.engine import Engine
+from rvlr.training.folders import TENSORBOARD, check_output, check_resume
 from rvlr.training.tasks import StudentTask, TeacherTask
 
 RELATION_PROJECTIONS = [1536, 768]
@@ -45,36 +49,43 @@ class Paths:
 
 def train(section: config.TrainedTeacher | config.Student, seed: int, paths: Paths) -> None:
     """Train to the end, from where an interrupted run with the same settings and inputs was."""
-    training = section.training
-    with processes(training.processes, training.mixed_precision) as group:
+    check_resume(paths.resume)
+    check_output(paths.output)
+    with processes(section.training.processes, section.training.mixed_precision) as group:
         _train(section, seed, paths, group)
 
 
 def _train(section: config.TrainedTeacher | config.Student, seed: int, paths: Paths, group: Processes) -> None:
+    training = section.training
     splits = {name: read_split(paths.splits / f"{name}.jsonl") for name in ("train", "val")}
     features = read_features(paths.features, splits["train"]) if paths.features is not None else None
     torch.manual_seed(seed)
     task, tokenizer = _make_task(section, paths.start, features)
+    inputs = start.check(task.model, paths.start, features, paths.features)
+    schedule = TrainingSchedule(
+        captions=len(splits["train"].captions),
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        seed=seed,
+        rank=group.accelerator.process_index,
+        processes=group.accelerator.num_processes,
+    )
     resume = ResumeFolder(paths.resume, _fingerprint(section, seed, paths, splits))
-    if not group.is_main:
+    with resume.locked() if group.is_main else nullcontext():
         group.meet("waiting for the resume folder")
-        _run(task, tokenizer, section, seed, splits, features, resume, group)
-        return
-    with resume.locked():
-        group.meet("waiting for the resume folder")
-        best = _run(task, tokenizer, section, seed, splits, features, resume, group)
-        task.model.load_state_dict(best)
-        _write(task.model, tokenizer, resume, paths.output)
-        settings = {"seed": seed, "settings": section.model_dump(mode="json"), "provenance": io.provenance()}
-        io.write_text(paths.output / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-        resume.clear()
+        engine = Engine(task, training, seed, schedule, resume, group, inputs)
+        best = _run(engine, tokenizer, splits, features)
+        if group.is_main:
+            task.model.load_state_dict(best)
+            _write(task.model, tokenizer, engine, section, paths.output)
+            resume.clear()
 
 
 def _make_task(
-    section: config.TrainedTeacher | config.Student, start: Path, features: Features | None
+    section: config.TrainedTeacher | config.Student, folder: Path, features: Features | None
 ) -> tuple[TeacherTask, PreTrainedTokenizerBase]:
     if isinstance(section, config.TrainedTeacher):
-        model, tokenizer = build.load(start)
+        model, tokenizer = build.load(folder)
         return TeacherTask(model, section.weights, section.training.itm_pool), tokenizer
     widths = [int(features.image.shape[1]), int(features.text.shape[1])]
     added = {
@@ -82,7 +93,7 @@ def _make_task(
         "fusion_weight": section.fusion_weight.value,
         "relation_projections": RELATION_PROJECTIONS if section.distance == "wasserstein" else None,
     }
-    model, tokenizer = build.load(start, added)
+    model, tokenizer = build.load(folder, added)
     return StudentTask(model, section), tokenizer
 
 
@@ -98,6 +109,7 @@ def _fingerprint(
         inputs += [paths.features / "image.npy", paths.features / "text.npy"]
     return io.digest(
         {
+            "format": FORMAT,
             "settings": settings,
             "seed": seed,
             "splits": {name: split.checksum for name, split in splits.items()},
@@ -108,35 +120,18 @@ def _fingerprint(
 
 
 def _run(
-    task: TeacherTask,
-    tokenizer: PreTrainedTokenizerBase,
-    section: config.TrainedTeacher | config.Student,
-    seed: int,
-    splits: dict[str, Split],
-    features: Features | None,
-    resume: ResumeFolder,
-    group: Processes,
+    engine: Engine, tokenizer: PreTrainedTokenizerBase, splits: dict[str, Split], features: Features | None
 ) -> dict[str, torch.Tensor] | None:
-    training, model, accelerator = section.training, task.model, group.accelerator
-    schedule = TrainingSchedule(
-        captions=len(splits["train"].captions),
-        batch_size=training.batch_size,
-        epochs=training.epochs,
-        seed=seed,
-        rank=accelerator.process_index,
-        processes=accelerator.num_processes,
-    )
-    engine = Engine(task, training, seed, schedule, resume, group)
     engine.restore()
+    training, schedule, model = engine.section, engine.schedule, engine.model
     vision, text = model.config.vision, model.config.text
     transform = training_transform(vision["image_size"], vision["mean"], vision["std"], training.augmentation)
-    loader = DataLoader(
-        TrainingPairs(splits["train"], transform, seed),
+    loader = Loader(
+        TrainingPairs(splits["train"], transform, engine.seed),
         batch_sampler=schedule,
-        num_workers=training.workers,
-        worker_init_fn=ignore_signals,
-        collate_fn=PairCollator(tokenizer, training.max_words, text["max_tokens"], features),
-        pin_memory=accelerator.device.type == "cuda",
+        workers=training.workers,
+        collate=PairCollator(tokenizer, training.max_words, text["max_tokens"], features),
+        pin_memory=engine.accelerator.device.type == "cuda",
     )
     logger.info(
         "training on %d captions of %d images, %d steps of %d in %d process(es) on %s",
@@ -144,8 +139,8 @@ def _run(
         len(splits["train"].records),
         schedule.steps,
         training.batch_size,
-        accelerator.num_processes,
-        accelerator.device,
+        engine.accelerator.num_processes,
+        engine.accelerator.device,
     )
 
     def score() -> dict[str, float]:
@@ -155,11 +150,33 @@ def _run(
     return engine.run(loader, score)
 
 
-def _write(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, resume: ResumeFolder, output: Path) -> None:
-    """Turn a finished training into its outputs."""
-    with io.atomic_folder(output / "tensorboard") as folder:
-        shutil.copytree(resume.tensorboard, folder, dirs_exist_ok=True)
-    io.write_text(output / "metrics.jsonl", resume.metrics.read_text(encoding="utf-8"))
+def _write(
+    model: RetrievalModel,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: Engine,
+    section: config.TrainedTeacher | config.Student,
+    output: Path,
+) -> None:
+    """Turn a finished training into its outputs. All are written before the first of them replaces what was there;
+    `config.yaml`, by which they are complete, goes first and comes back last."""
     model.config.fresh_heads = False
-    build.save(model, tokenizer, output / "model")
+    about = {"seed": engine.seed, "settings": section.model_dump(mode="json"), "provenance": io.provenance()}
+    settings = output / "config.yaml"
+    try:
+        with (
+            io.atomic_file(settings) as settings_file,
+            io.atomic_folder(output / "model") as model_folder,
+            io.atomic_folder(output / "tensorboard") as events,
+            io.atomic_file(output / "metrics.jsonl") as metrics,
+        ):
+            build.write(model, tokenizer, model_folder)
+            shutil.copytree(engine.resume.folder / TENSORBOARD, events, dirs_exist_ok=True)
+            metrics.write_text(record.text_of(engine.state.lines), encoding="utf-8")
+            settings_file.write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+            settings.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{output}: the outputs cannot be written: {error}; training is complete and kept in "
+            f"{engine.resume.folder}: make room, or allow writing, and run the same command again"
+        ) from error
     logger.info("best model on val in %s", output / "model")

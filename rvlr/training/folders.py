@@ -1,0 +1,68 @@
+"""Where a training may write: a resume folder of its own, and an output that can be written days later."""
+
+import os
+import re
+from pathlib import Path
+
+from rvlr.errors import UserError
+
+MARK = ".rvlr-resume"
+MARK_TEXT = "rvlr keeps an unfinished training in this folder and deletes its files when the training is complete.\n"
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+EVENTS = "events.out.tfevents.0.rvlr"
+_NAMES = re.compile(rf"{re.escape(MARK)}|checkpoint\.pt|previous\.pt|best-\d+\.safetensors|metrics\.jsonl|\.new\.tmp")
+
+
+def check_resume(folder: Path) -> None:
+    """Raise UserError unless `folder` may hold an unfinished training: it is absent, empty, or was made for one and
+    holds nothing else."""
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UserError(f"--resume {folder}: not a folder; give a path that does not exist yet, or an empty folder")
+    entries = sorted(folder.iterdir())
+    if not entries:
+        return
+    marked = (folder / MARK).is_file()
+    foreign = next((found for found in map(_foreign, entries) if found is not None), None if marked else entries[0])
+    if foreign is None:
+        return
+    name = foreign.relative_to(folder)
+    if marked:
+        raise UserError(
+            f"--resume {folder}: rvlr keeps an unfinished training in it, but {name} is not part of that; move {name} "
+            "to another place, or give another folder"
+        )
+    raise UserError(
+        f"--resume {folder}: holds {name}, and rvlr did not make that folder for a training ({MARK} is not in it); "
+        "give a path that does not exist yet, or an empty folder"
+    )
+
+
+def _foreign(path: Path) -> Path | None:
+    """`path`, or the first path in it, if it is not part of an unfinished training."""
+    if path.name.startswith(".nfs"):  # what a network drive makes of a deleted file that is still open
+        return None
+    if path.name == TENSORBOARD and path.is_dir() and not path.is_symlink():
+        return next((inner for inner in sorted(path.iterdir()) if not _is_events(inner)), None)
+    return None if is_part(path) else path
+
+
+def is_part(path: Path) -> bool:
+    """Whether a path in a resume folder is one of the files of an unfinished training."""
+    return _NAMES.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+
+
+def _is_events(path: Path) -> bool:
+    events = path.name == EVENTS and path.is_file() and not path.is_symlink()
+    return events or path.name.startswith(".nfs")
+
+
+def check_output(folder: Path) -> None:
+    """Raise UserError if `folder` cannot be written, or made: its files come when the training is complete."""
+    above = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir():
+        raise UserError(f"--output {folder}: {above} is not a folder; give another path")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"--output {folder}: {above} cannot be written; give another path, or allow writing")
