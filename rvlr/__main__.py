@@ -15,21 +15,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rvlr import authors_commands, config, io, log
+from rvlr import authors_commands, config, documents, io, log
+from rvlr.cli import App, run_name, whole
 from rvlr.config.sources import KNOWN
 from rvlr.data import commands
 from rvlr.errors import Interrupted, UserError, describe_system
 from rvlr.ownership import check_apart, check_paths
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-config_app = typer.Typer(no_args_is_help=True, help="Check or show a configuration file.")
+app = App(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+config_app = App(no_args_is_help=True, help="Check or show a configuration file.")
 app.add_typer(config_app, name="config")
 app.add_typer(commands.app, name="data")
 app.add_typer(authors_commands.app)  # beside the stages
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="Frozen section of the configuration, YAML.")]
 LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
-Seed = Annotated[int, typer.Option(help="Seed of the run.")]
+Seed = Annotated[int, typer.Option(parser=whole(0, 2**31 - 1), metavar="INTEGER", help="Seed of the run.")]
 Output = Annotated[Path, typer.Option(help="What to write.")]
 
 
@@ -52,12 +53,11 @@ def freeze(
     section: Annotated[str, typer.Option(help="A section of the configuration as JSON.")], output: Output
 ) -> None:
     """Write a section of the configuration as the file that one stage reads."""
-    import json
-
     import yaml
 
     check_paths({}, {"--output": output})
-    io.write_text(output, yaml.safe_dump(json.loads(section), sort_keys=False, allow_unicode=True))
+    settings = documents.parse_json(section, "--section")
+    io.write_text(output, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
 @app.command()
@@ -112,7 +112,11 @@ def relevance(
     stemmer: Annotated[bool, typer.Option("--stemmer", help="Compare word stems; rouge-score only.")] = False,
     captions_per_image: Annotated[
         int | None,
-        typer.Option(min=1, help="Use the first so many captions of each image, as the paper does with 5; else all."),
+        typer.Option(
+            parser=whole(1, 10**6),
+            metavar="INTEGER",
+            help="Use the first so many captions of each image, as the paper does with 5; else all.",
+        ),
     ] = None,
     log_file: LogFile = None,
 ) -> None:
@@ -218,11 +222,16 @@ def extract(
     """Store a teacher's single-modal features of a split."""
     log.setup(log_file)
     section = config.load(config_file, config.Teacher)
+    trained = isinstance(section, config.TrainedTeacher)
+    if trained and model is None:
+        raise UserError(f"--model is missing: {config_file} is a trained teacher's section, so give its model folder")
+    if not trained and model is not None:
+        raise UserError(f"--model: {config_file} is a pair of single-modal models, which needs none; leave it out")
     given = {"--config": config_file, "--split": split, "--model": model, "--log-file": log_file}
     check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
     from rvlr import launch
 
-    launch.spread(section.training.processes if isinstance(section, config.TrainedTeacher) else section.processes)
+    launch.spread(section.training.processes if trained else section.processes)
     from rvlr import features
     from rvlr.data.records import read_split
 
@@ -232,7 +241,10 @@ def extract(
 @app.command()
 def evaluate(
     config_file: ConfigFile,
-    run: Annotated[str, typer.Option(help="Name of the run in the results, such as student-rvlr.")],
+    run: Annotated[
+        str,
+        typer.Option(parser=run_name, metavar="RUN", help="Name of the run in the results, such as student-rvlr."),
+    ],
     seed: Seed,
     model: Annotated[Path, typer.Option(help="Model folder.")],
     split: Annotated[Path, typer.Option(help="The split to evaluate on, .jsonl.")],
@@ -307,7 +319,9 @@ def draw_sheets(
     rankings: Annotated[Path, typer.Option(help="eval/rankings.npz of a run.")],
     split: Annotated[Path, typer.Option(help="The split it ranks, .jsonl.")],
     run: Annotated[str, typer.Option(help="Name of the run, for the title.")],
-    queries: Annotated[int, typer.Option(help="How many queries of each direction to show.")],
+    queries: Annotated[
+        int, typer.Option(parser=whole(1, 50), metavar="INTEGER", help="How many queries of each direction to show.")
+    ],
     cross_modal: Annotated[Path, typer.Option(help="What to write: image<->text.")],
     single_modal: Annotated[Path, typer.Option(help="What to write: image->image, text->text.")],
     log_file: LogFile = None,

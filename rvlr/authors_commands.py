@@ -6,15 +6,20 @@ from typing import Annotated
 import typer
 
 from rvlr import config, log
+from rvlr.cli import App, whole
 from rvlr.ownership import check_paths
 
-app = typer.Typer()
+app = App()
 
 Split = Annotated[Path, typer.Option(help="The training split, .jsonl.")]
 Captions = Annotated[Path, typer.Option(help="A split (.jsonl), or the authors' JSON.")]
 CaptionsPerImage = Annotated[
     int | None,
-    typer.Option(min=1, help="Use the first so many captions of each image, as the paper does with 5; else all."),
+    typer.Option(
+        parser=whole(1, 10**6),
+        metavar="INTEGER",
+        help="Use the first so many captions of each image, as the paper does with 5; else all.",
+    ),
 ]
 Scorer = Annotated[str, typer.Option(help="What the matrix was made with: rouge-score or coco-caption.")]
 Stemmer = Annotated[bool, typer.Option("--stemmer", help="It compares word stems; rouge-score only.")]

@@ -6,11 +6,13 @@ from typing import Annotated
 import typer
 
 from rvlr import config, io, log
+from rvlr.cli import App
 from rvlr.config.sources import KNOWN, resolve
 from rvlr.errors import UserError
+from rvlr.faults import did_you_mean
 from rvlr.ownership import check_paths
 
-app = typer.Typer(no_args_is_help=True, help="Fetch, check and prepare data.")
+app = App(no_args_is_help=True, help="Fetch, check and prepare data.")
 
 Splits = Annotated[Path, typer.Option(help="Folder of the splits.")]
 LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
@@ -38,9 +40,9 @@ def fetch(
     """Fetch one source, or link to what is at hand, and check it; an archive of images is unpacked."""
     log.setup(log_file)
     if name not in KNOWN:
-        raise UserError(f"{name!r} is no source; known: {', '.join(KNOWN)}")
+        raise UserError(f"{name!r} is no source; known: {', '.join(KNOWN)}{did_you_mean(name, KNOWN)}")
     known = KNOWN[name]
-    given = {} if sources_file is None else config.load(sources_file, dict[str, config.Source])
+    given = {} if sources_file is None else config.load(sources_file, config.Sources)
     source = resolve(name, given.get(name))
     log.logger.info("%s: %s. Terms: %s", name, known.about, known.terms)
     from rvlr.data import download

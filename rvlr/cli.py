@@ -1,0 +1,62 @@
+"""How every command reads its options: each once, and none empty.
+
+typer takes the last of several values in silence, and the empty text for the folder it runs in.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+_RUN = re.compile(r"(initial|teacher|student)-[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """The `parser` of an option that is a whole number in a range; typer's own says it in pydantic's words."""
+
+    def parse(text: str) -> int:
+        digits = text.strip().removeprefix("-")
+        value = int(text) if digits.isdecimal() and len(digits) < 20 else None
+        if value is None or not least <= value <= most:
+            raise typer.BadParameter(f"found {text[:40]!r}; give a whole number from {least:,} to {most:,}")
+        return value
+
+    return parse
+
+
+def run_name(text: str) -> str:
+    """The `parser` of an option that names a run as the results do."""
+    if _RUN.fullmatch(text) is None:
+        raise typer.BadParameter(f"found {text[:100]!r}; give initial-, teacher- or student- and a name")
+    return text
+
+
+class _Command(TyperCommand):
+    """A command that refuses options given twice and empty values; lists may be given several times."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        values, _, order = self.make_parser(ctx).parse_args(list(args))
+        for parameter, count in Counter(order).items():
+            single = parameter.param_type_name == "option" and not parameter.multiple
+            if count > 1 and single and parameter.name != "help":
+                ctx.fail(f"{parameter.opts[0]} is given {count} times; give it once")
+            given = values.get(parameter.name)
+            texts = given if isinstance(given, list | tuple) else [given]
+            if any(isinstance(one, str) and not one.strip() for one in texts):
+                named = parameter.opts[0] if parameter.param_type_name == "option" else parameter.name.upper()
+                ctx.fail(f"{named} is empty; give a value, or leave it out if it is not needed")
+        return super().parse_args(ctx, args)
+
+
+class App(typer.Typer):
+    """A group of such commands. Messages and help are plain text, which a log file holds as it is."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(rich_markup_mode=None, **options)
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """As typer's."""
+        return super().command(name, cls=_Command, **options)
