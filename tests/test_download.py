@@ -361,7 +361,7 @@ def test_existing_file_becomes_a_link(target: Path, tmp_path: Path, monkeypatch:
     ("given", "source", "said"),
     [
         ("absent.zip", {}, "absent.zip: no such file"),
-        ("folder", {}, "folder: a folder, but this source is one file"),
+        ("folder", {}, "folder: a folder found, a file expected"),
         ("mine.zip", {"size": 5}, "mine.zip: 1,000,003 bytes found, 5 expected"),
         ("mine.zip", {"checksum": f"md5:{'0' * 32}"}, f"mine.zip: checksum {MD5} found, md5:000"),
     ],

@@ -15,7 +15,7 @@ from rvlr.data import unpack
 from rvlr.errors import UserError
 
 FETCH_AGAIN = "delete the file so that it is fetched again"
-REFUSED = "fetch it from a source you trust"
+REFUSED = "put one from a source you trust there"
 
 
 def zip_info(name: str, mode: int = 0) -> zipfile.ZipInfo:
@@ -233,3 +233,13 @@ def test_one_member_of_an_unsound_zip(case: str, tmp_path: Path) -> None:
         unpack.read_member(archive, name, 10**9)
     for fragment in (f"{archive}: ", REFUSED if case in REFUSALS else FETCH_AGAIN, *fragments):
         assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize("case", ["zip, parent", "too few", "empty", "no image"])
+def test_the_users_own_archive_is_neither_deleted_nor_fetched(case: str, tmp_path: Path) -> None:
+    make, _ = (REFUSALS | DAMAGED)[case]
+    own = make(tmp_path / "own.zip")
+    (tmp_path / "train.zip").symlink_to(own)
+    with pytest.raises(UserError, match=rf"it is your own file {own}: give .* as `existing` instead") as caught:
+        unpack.unpack_images(tmp_path / "train.zip", tmp_path / "out" / "train", 3 if case == "too few" else None)
+    assert "delete" not in str(caught.value).lower()

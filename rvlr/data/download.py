@@ -86,9 +86,10 @@ def fetch(name: str, source: Source, target: Path, unpacked: bool = False, patie
 def _link(name: str, source: Source, file: Path, target: Path) -> None:
     """Check the file at hand and make `target` a link to it."""
     where = f"sources.{name}: existing: {file}"
-    if not file.is_file():
-        found = "a folder, but this source is one file" if file.is_dir() else "no such file"
-        raise UserError(f"{where}: {found}; {_remedy(name)}")
+    try:
+        io.check_file(file)
+    except UserError as error:
+        raise UserError(f"sources.{name}: existing: {error}; {_remedy(name)}") from None
     if problem := _problem(name, source, file):
         raise UserError(f"{where}: {problem}; give the right file, or its own size and checksum beside existing")
     if target.exists() and target.samefile(file):

@@ -125,12 +125,12 @@ def read_member(archive: Path, name: str, limit: int) -> bytes:
         if len(found) != 1:
             raise UserError(
                 f"{archive}: {'more than one' if found else 'no'} {name} in it; it holds {_names(found or members)}; "
-                "put an archive there that holds exactly one, or delete the file so that it is fetched again"
+                f"{_remedy(archive, 'an archive that holds exactly one')}"
             )
         if found[0].size > limit:
             raise UserError(
                 f"{archive}: {show(found[0].path)} has {found[0].size:,} bytes, {limit:,} are allowed; "
-                "delete the file so that it is fetched again"
+                f"{_remedy(archive, 'the published archive')}"
             )
         return _content(archive, found[0])
 
@@ -179,19 +179,18 @@ def _images(archive: Path, members: Iterable[_Member], expected: int | None) -> 
             if (first.size, first.crc) != (member.size, member.crc):
                 raise UserError(
                     f"{archive}: {show(first.path)} and {show(member.path)} are different images of the same name; "
-                    "delete the file so that it is fetched again, or put an archive there in which names are unique"
+                    f"{_remedy(archive, 'an archive in which names are unique')}"
                 )
         elif not member.is_junk:
             others.append(member)
     if not images:
         raise UserError(
             f"{archive}: no image ({', '.join(SUFFIXES)}) in it; it holds {_names(others)}; "
-            "put the archive of the images there, or delete the file so that it is fetched again"
+            f"{_remedy(archive, 'the archive of the images')}"
         )
     if expected not in (None, len(images)):
         raise UserError(
-            f"{archive}: {len(images):,} images in it, {expected:,} expected; "
-            "put the whole archive there, or delete the file so that it is fetched again"
+            f"{archive}: {len(images):,} images in it, {expected:,} expected; {_remedy(archive, 'the whole archive')}"
         )
     return images
 
@@ -240,7 +239,7 @@ def _reading(archive: Path, path: str | None = None) -> Iterator[None]:
         if isinstance(error, OSError) and error.filename is not None:  # it could not even be opened
             raise UserError(f"{where}{error.strerror}; put a readable archive there") from error
         raise UserError(
-            f"{where}{what} ({str(error) or type(error).__name__}); delete the file so that it is fetched again"
+            f"{where}{what} ({str(error) or type(error).__name__}); {_remedy(archive, 'a sound archive')}"
         ) from error
 
 
@@ -335,9 +334,21 @@ def _check_member(archive: Path, path: str, size: int, total: int) -> None:
 
 
 def _refusal(archive: Path, path: str, why: str) -> UserError:
+    wanted = _remedy(archive, "one from a source you trust")
     return UserError(
-        f"{archive}: {show(path)} {why}; nothing is unpacked. Delete the file and fetch it from a source you trust, or "
-        "unpack it yourself and give the folder as `existing`"
+        f"{archive}: {show(path)} {why}; nothing is unpacked; {wanted}, or unpack it yourself and give that folder as "
+        "`existing`"
+    )
+
+
+def _remedy(archive: Path, wanted: str) -> str:
+    """What to do about an archive that is not as it should be. One at hand is a link here, see `rvlr.data.download`:
+    it belongs to the user, and is neither deleted nor fetched."""
+    if archive.is_symlink():
+        return f"it is your own file {archive.readlink()}: give {wanted} as `existing` instead"
+    return (
+        f"put {wanted} there, or delete the file so that it is fetched again, from another address in `sources` if the "
+        "same file would come"
     )
 
 
