@@ -78,7 +78,8 @@ def prepare(
     if relevance is not None:
         from rvlr.relevance import check_words
 
-        check = partial(check_words, section=config.load(relevance, config.Relevance))
+        where = str(section.captions) if section.kind == "custom" else section.name
+        check = partial(check_words, section=config.load(relevance, config.Relevance), where=where)
     from rvlr.data.records import split_files
 
     given = {"--config": config_file, "--relevance": relevance, "--log-file": log_file}

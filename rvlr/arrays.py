@@ -83,9 +83,11 @@ def open_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
     io.check_file(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        found = array.shape  # an archive of arrays, .npz, has none
-    except (ValueError, EOFError, OSError, AttributeError) as error:
+    except Exception as error:  # on damaged files the reader raises almost anything
         raise UserError(f"{path}: not a readable .npy file: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: an archive of arrays (.npz) found, a .npy file expected")
+    found = array.shape
     fits = len(found) == len(shape) and all(want in (None, have) for want, have in zip(shape, found, strict=True))
     if not fits or 0 in found:
         expected = _sizes(["any" if size is None else size for size in shape])

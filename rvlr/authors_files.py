@@ -104,6 +104,7 @@ def import_relevance(path: Path, split: Split, section: config.Relevance, output
     which are computed anew, is not what the scorer gives.
     """
     captions, images = len(split.captions), len(split.records)
+    io.check_file(path)
     try:
         flat = arrays.open_array(path, (captions * images,))
     except UserError as error:
@@ -116,20 +117,12 @@ def import_relevance(path: Path, split: Split, section: config.Relevance, output
     relevance.check_words(split, section)
     theirs = flat.reshape(captions, images)
     tolerance = max(1e-5, 2 * float(np.finfo(flat.dtype).eps))
+    _check_range(path, theirs, tolerance)
     agreeing = _check_sample(path, theirs, split, section, tolerance)
     _check_own(path, theirs, split, section, tolerance)
-
-    def convert(first: int, last: int) -> np.ndarray:
-        rows = theirs[first:last]
-        if not (rows.min() >= 0 and rows.max() <= 1 + tolerance):  # also false for NaN
-            raise UserError(
-                f"{path}: values beyond 0 to 1, or none, for captions {first} to {last - 1}; not a relevance"
-            )
-        return rows
-
     made_from = {**_identify(path), "sampled": SAMPLED, "agreeing": agreeing}
     with io.atomic_file(output) as temporary:
-        arrays.write_rows(temporary, (captions, images), "relevance", convert)
+        arrays.write_rows(temporary, (captions, images), "relevance", lambda first, last: theirs[first:last])
         relevance.clear(output)
     relevance.describe(split, section, output, imported=made_from)
 
@@ -217,6 +210,8 @@ class _Spread:
 def _check_spread(spread: _Spread, path: Path, one: str) -> None:
     """Raise UserError if the rows of `one` image or caption differ as they do in random order; say so if that cannot be
     seen."""
+    if spread.groups > 1 and spread.total <= 1e-12 * spread.squares:
+        raise UserError(f"{path}: all rows are the same, which says nothing; extract the features again")
     if spread.rows == spread.groups or spread.groups == 1:
         logger.warning("%s: the order of the rows cannot be checked: too few are of %s", path, one)
     elif spread.within > MOST_WITHIN * spread.expected:
@@ -234,17 +229,27 @@ def _check_texts(path: Path, texts: np.ndarray, order: np.ndarray, split: Split)
             places[caption].append(place)
     groups = sorted(places.values(), key=len, reverse=True)
     repeated = sum(len(group) for group in groups if len(group) > 1)
+    if repeated < LEAST_REPEATED:
+        groups = [[place] for group in groups for place in group]
+    sizes = np.cumsum([len(group) for group in groups])
+    some = groups[: 1 + int(np.searchsorted(sizes, 2 * min(max(repeated, LEAST_REPEATED), MOST_REPEATED)))]
     spread = _Spread(texts.shape[1])
-    if repeated >= LEAST_REPEATED:
-        sizes = np.cumsum([len(group) for group in groups])
-        some = groups[: 1 + int(np.searchsorted(sizes, 2 * min(repeated, MOST_REPEATED)))]
-        rows = np.array([place for group in some for place in group])
-        spread.add(_finite(texts, rows, path), np.array([len(group) for group in some]))
+    rows = np.array([place for group in some for place in group])
+    spread.add(_finite(texts, rows, path), np.array([len(group) for group in some]))
     _check_spread(spread, path, "one caption")
 
 
 def _identify(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": io.sha256(path)}
+
+
+def _check_range(path: Path, theirs: np.ndarray, tolerance: float) -> None:
+    for caption, row in enumerate(theirs):
+        if not (row.min() >= 0 and row.max() <= 1 + tolerance):  # also false for NaN
+            raise UserError(
+                f"{path}: values from {row.min():g} to {row.max():g} for caption {caption} (counted from 0); a "
+                "relevance lies between 0 and 1"
+            )
 
 
 def _check_sample(path: Path, theirs: np.ndarray, split: Split, section: config.Relevance, tolerance: float) -> int:

@@ -256,8 +256,11 @@ def _text_rows(extractor: Extractor, split: Split, batch_size: int, accelerator:
 def read_features(folder: Path, split: Split) -> Features:
     """Open stored features, (images, D_image) and (captions, D_text). Raises UserError if they do not belong to this
     split, or hold something else than what was written."""
-    index = io.read_json(folder / "index.json")
     advice = "extract the features again from this data set"
+    try:
+        index = io.read_json(folder / "index.json")
+    except UserError as error:
+        raise UserError(f"{error}; {advice}") from None
     ids = [record.image_id for record in split.records]
     found = index.get("image_ids") if isinstance(index, dict) else None
     if not isinstance(found, list) or not isinstance(index.get("files"), dict):

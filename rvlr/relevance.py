@@ -38,7 +38,12 @@ def read_captions(path: Path, captions_per_image: int | None = None) -> Split:
     """Read a split (.jsonl), or a captions file (.json or .csv) such as the authors' annotations, whose images keep the
     order of the file. `captions_per_image` keeps the first of each image, None keeps all."""
     if path.suffix.lower() == ".jsonl":
-        split = read_split(path)
+        try:
+            split = read_split(path)
+        except UserError as error:
+            raise UserError(
+                f"{error} (a .jsonl is read as a split here; a captions file must be .json or .csv)"
+            ) from None
     else:
         captions: dict[str, list[str]] = {}
         for entry in read_entries(path):
@@ -119,9 +124,9 @@ def read(path: Path, split: Split) -> np.ndarray:
         raise UserError(f"{error}; run the relevance stage again") from None
 
 
-def check_words(split: Split, section: config.Relevance) -> None:
+def check_words(split: Split, section: config.Relevance, where: str = "captions") -> None:
     """Raise UserError if more than `MOST_WITHOUT_WORDS` of the captions have no words for the scorer, or no two images
-    share a word: nothing is relevant to anything then."""
+    share a word: nothing is relevant to anything then. `where` is what the message names beside the split."""
     tokens = tokenise(split.captions, section.scorer, stemmer=False)
     has_words = _has_words_for_rouge if section.scorer == "rouge-score" else _has_words_for_coco
     without = [text for text, words in zip(split.captions, tokens, strict=True) if not has_words(text, words)]
@@ -129,21 +134,18 @@ def check_words(split: Split, section: config.Relevance) -> None:
         examples = ", ".join(map(show, without[:3]))
         keeps, remedy = _REMEDIES[section.scorer]
         message = (
-            f"{split.name}: {len(without):,} of {len(split.captions):,} captions have no words for the scorer "
+            f"{where}, {split.name}: {len(without):,} of {len(split.captions):,} captions have no words for the scorer "
             f"{section.scorer}, such as {examples}: it {keeps}"
         )
         if len(without) > MOST_WITHOUT_WORDS * len(split.captions):
             raise UserError(f"{message}; {remedy}")
         logger.warning("%s; their relevance means nothing", message)
     owner: dict[str, int] = {}
-    stemmed = tokenise(split.captions, section.scorer, section.stemmer)
-    pairs = (
-        (word, image) for words, image in zip(stemmed, split.caption_image.tolist(), strict=True) for word in words
-    )
-    if not any(owner.setdefault(word, image) != image for word, image in pairs):
+    owned = zip(tokenise(split.captions, section.scorer, section.stemmer), split.caption_image.tolist(), strict=True)
+    if not any(owner.setdefault(word, image) != image for words, image in owned for word in words):
         raise UserError(
-            f"{split.name}: no two of the {len(split.records)} images have a word of their captions in common, so no "
-            "image is relevant to another and NDCG is not defined; the split needs more images, or more words"
+            f"{where}, {split.name}: no two of {len(split.records)} images have a word of their captions in common, so "
+            "no image is relevant to another and NDCG is not defined; the split needs more images, or more words"
         )
 
 

@@ -81,7 +81,7 @@ def test_no_description_or_an_archive(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="changed since it was made"):
             arrays.load(tmp_path / "a.npy", (4, 3), described)
     np.savez(tmp_path / "b.npz", ROWS)
-    with pytest.raises(UserError, match=r"b\.npz: not a readable \.npy file"):
+    with pytest.raises(UserError, match=r"b\.npz: an archive of arrays \(\.npz\) found"):
         arrays.open_array(tmp_path / "b.npz", (4, 3))
     os.mkfifo(tmp_path / "c.npy")
     with pytest.raises(UserError, match=r"c\.npy: a pipe or a device found"):
@@ -151,4 +151,4 @@ def test_full_disk_under_each_stage_that_writes_arrays(small_disk: Path, tmp_pat
     for name, stage in stages.items():
         with pytest.raises(UserError, match=r"no room for .* numbers"):
             stage()
-        assert left(small_disk) == ["out"], name
+        assert not left(small_disk), name

@@ -282,7 +282,9 @@ def test_file_that_is_not_there(tmp_path: Path) -> None:
     files[VAL].unlink()
     with pytest.raises(UserError) as caught:
         public.prepare(COCO, files, "/photographs", tmp_path / "out")
-    assert str(caught.value) == (f"{tmp_path / 'coco_val.json'}: no such file; {MEND.format(VAL)}")
+    assert str(caught.value) == (
+        f"{tmp_path / 'coco_val.json'}: no such file; fetch it with `rvlr data fetch {VAL}`, or {MEND.format(VAL)}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,10 @@ def test_one_member_of_a_zip(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "annotations.zip", [*members, ("annotations/val.json", b"{}"), ("README", b"")])
     assert unpack.read_member(archive, "train.json", len(content)) == content
     faults = {
-        ("train.json", 13): "annotations.zip: 'annotations/train.json' has 14 bytes, 13 are allowed; put the published archive there",
+        (
+            "train.json",
+            13,
+        ): "annotations.zip: 'annotations/train.json' has 14 bytes, 13 are allowed; put the published archive there",
         ("test.json", 99): "annotations.zip: no test.json in it; it holds 'annotations/train.json', "
         "'annotations/val.json', 'README'; put",
     }

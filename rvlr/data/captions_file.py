@@ -31,6 +31,7 @@ SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("validation", "va
 FAULTS_SHOWN = 20
 
 _EXAMPLE = '{"image": "cat.jpg", "captions": ["a cat", "a grey cat asleep"]}'
+_FOREIGN = re.compile(r"[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]+://")
 _BETWEEN_RECORDS = re.compile(r"[ \t\r\n,]*")
 
 
@@ -253,6 +254,11 @@ def _is_unicode(text: str) -> bool:
     return not re.search(r"[\ud800-\udfff]", text)
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen."""
+    return not any(sign.isprintable() and not sign.isspace() for sign in text)
+
+
 def _image(fields: Mapping[str, Any], complain: Complain) -> str | None:
     if "image" not in fields:
         complain("no key 'image'; name the image file by its path below the images folder")
@@ -260,6 +266,9 @@ def _image(fields: Mapping[str, Any], complain: Complain) -> str | None:
     value = fields["image"]
     if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
         complain(f"image is {show(value)}; it must be the path of a file below the images folder")
+        return None
+    if _FOREIGN.match(value):
+        complain(f"image {show(value)} is an address or a Windows path; give the path below the images folder, with /")
         return None
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or not path.name:
@@ -284,8 +293,10 @@ def _captions(fields: Mapping[str, Any], complain: Complain) -> tuple[str, ...]:
         name = f"caption {number}" if listed else "caption"
         if not isinstance(caption, str) or not _is_unicode(caption):
             complain(f"{name} is {show(caption)}; it must be a string of text")
-        elif not caption.strip():
+        elif is_blank(caption):
             complain(f"{name} is empty; write one or remove it")
+        elif "\0" in caption:
+            complain(f"{name} is {show(caption)}, with a zero byte in it; remove that")
         else:
             sound.append(caption)
     return tuple(sound)

@@ -107,4 +107,11 @@ def cache(
     from rvlr.data import cache as stage
     from rvlr.data.records import SPLITS, read_split
 
-    stage.build([read_split(splits / f"{name}.jsonl", originals=True) for name in SPLITS], section.cache, output)
+    found = [read_split(splits / f"{name}.jsonl", originals=True) for name in SPLITS]
+    prepared = io.read_json(splits / "dataset.json").get("cache")
+    if prepared != section.cache.model_dump():
+        raise UserError(
+            f"{splits / 'dataset.json'}: prepared with cache {prepared}, but {config_file} says "
+            f"{section.cache.model_dump()}; run the prepare stage with that file first"
+        )
+    stage.build(found, section.cache, output)

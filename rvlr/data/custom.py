@@ -8,6 +8,7 @@ Every image is decoded, since one truncated file would otherwise end a training 
 images are not trusted: nothing outside the images folder is opened, and only formats named here are decoded.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -90,10 +91,14 @@ def _check_inputs(section: Custom) -> None:
     if section.captions.suffix.lower() not in captions_file.READERS:
         found, allowed = section.captions.suffix, ", ".join(captions_file.READERS)
         problems.append(f"{section.captions}: extension {found!r}; a captions file must end in one of {allowed}")
-    elif not section.captions.is_file():
-        problems.append(f"{section.captions}: no such file; set dataset.captions to your captions file")
+    else:
+        try:
+            io.check_file(section.captions)
+        except UserError as error:
+            problems.append(f"{error}; set dataset.captions to your captions file")
     if not section.images.is_dir():
-        problems.append(f"{section.images}: no such folder; set dataset.images to the folder of images")
+        found = "not a folder" if os.path.lexists(section.images) else "no such folder"
+        problems.append(f"{section.images}: {found}; set dataset.images to the folder of images")
     if problems:
         raise UserError("\n".join(problems))
 

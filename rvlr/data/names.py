@@ -66,7 +66,7 @@ def _key(name: str) -> str:
 
 def _stem(key: str) -> str:
     path = PurePosixPath(key)
-    return f"{path.stem}/" if path.suffix in _SUFFIXES else key  # no name holds a slash
+    return f"{path.stem if path.suffix in _SUFFIXES else key}/"  # no name holds a slash
 
 
 def _composed(name: str) -> str:

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
 
 from rvlr import io
-from rvlr.data.captions_file import FAULTS_SHOWN
+from rvlr.data.captions_file import FAULTS_SHOWN, is_blank
 from rvlr.data.records import Record
 from rvlr.data.unpack import read_member
 from rvlr.errors import UserError, show
@@ -53,12 +53,13 @@ class File:
 
     def read(self) -> bytes:
         """The content. Raises UserError if it cannot be read."""
+        try:
+            io.check_file(self.path)
+        except UserError as error:
+            raise UserError(f"{error}; fetch it with `rvlr data fetch {self.key}`, or {self.mend}") from None
         if self.member:
             return read_member(self.path, self.member, MEMBER_LIMIT)
-        try:
-            return io.read_bytes(self.path)
-        except UserError as error:
-            raise UserError(f"{error}; {self.mend}") from None
+        return io.read_bytes(self.path)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _image_path(value: str, info: ValidationInfo) -> str:
 
 
 def _not_blank(value: str) -> str:
-    if not value.strip():
+    if is_blank(value):
         raise ValueError(f"found {show(value)}; it must be a caption")
     return value
 
@@ -141,7 +142,7 @@ class _VizWizCaption(BaseModel):
 
     @property
     def dropped(self) -> bool:
-        return self.is_rejected or self.is_precanned or not self.caption.strip()
+        return self.is_rejected or self.is_precanned or is_blank(self.caption)
 
 
 class _VizWiz(BaseModel):
@@ -212,7 +213,7 @@ def read_vizwiz(file: File, folder: str) -> Part:
 
 def _without_blank(file: File, records: list[Record]) -> tuple[list[Record], tuple[str, ...]]:
     """The records without blank captions, of which there is a note, and without images that have no other."""
-    kept = [replace(one, captions=tuple(filter(str.strip, one.captions))) for one in records]
+    kept = [replace(one, captions=tuple(text for text in one.captions if not is_blank(text))) for one in records]
     dropped = sum(len(one.captions) for one in records) - sum(len(one.captions) for one in kept)
     notes = (f"{dropped:,} blank caption{'s' if dropped > 1 else ''} of {file.place} dropped.",) if dropped else ()
     return [one for one in kept if one.captions], notes

@@ -155,14 +155,16 @@ def _read_about(path: Path) -> dict[str, Any]:
     file = path.parent / "dataset.json"
     if path.suffix != ".jsonl" or path.stem not in SPLITS:
         raise UserError(f"{path}: not a split; splits are {', '.join(f'{name}.jsonl' for name in SPLITS)}")
-    if path.is_file() and not file.exists():
-        raise UserError(f"{path}: not a split, there is no dataset.json beside it; {_REMEDY}")
+    if not file.exists() and not file.is_symlink():
+        raise UserError(f"{path}: not a split that was prepared: there is no {file}; run the prepare stage first")
     about = io.read_json(file)
     if not isinstance(about, dict):
         raise UserError(f"{file}: {show(about)} found, not what the prepare stage writes; {_REMEDY}")
     for name, kind in {"image_root": str, "counts": dict, "checksums": dict, "cache": dict | None}.items():
         if not isinstance(about.get(name), kind):
             raise UserError(f"{file}: {name} is {show(about.get(name))}, not what the prepare stage writes; {_REMEDY}")
+    if not about["image_root"] or "\0" in about["image_root"]:
+        raise UserError(f"{file}: image_root is {show(about['image_root'])}, the path of a folder expected; {_REMEDY}")
     return about
 
 
