@@ -108,6 +108,7 @@ def cache(
     from rvlr.data.records import SPLITS, read_split
 
     found = [read_split(splits / f"{name}.jsonl", originals=True) for name in SPLITS]
+    check_paths({"the images of the splits,": found[0].image_root}, {"--output": output})
     prepared = io.read_json(splits / "dataset.json").get("cache")
     if prepared != section.cache.model_dump():
         raise UserError(
