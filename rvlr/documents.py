@@ -60,7 +60,8 @@ def parse_json(text: str, source: str, kind: type = dict) -> Any:
     except RecursionError:
         raise UserError(f"{source}: not valid JSON: nested too deeply") from None
     except ValueError as error:
-        raise UserError(f"{source}: not valid JSON: {error}") from None
+        digits = "digits" in str(error)  # Python reads no whole number of more than 4,300
+        raise UserError(f"{source}: not valid JSON: {'a number of thousands of digits' if digits else error}") from None
     if not isinstance(found, kind):
         names = {dict: "an object, {...}", list: "a list, [...]"}
         raise UserError(f"{source}: holds {names.get(type(found), 'a single value')}; it must hold {names[kind]}")

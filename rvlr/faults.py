@@ -9,6 +9,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,7 +27,7 @@ def suggest(word: Any, known: Iterable[str]) -> str | None:
     if not isinstance(word, str) or len(word) > _LONGEST:
         return None
     names = {_plain(name): name for name in known}
-    close = get_close_matches(_plain(word), names, n=1, cutoff=0.7)
+    close = get_close_matches(_plain(word), names, n=1, cutoff=0.6)
     return names[close[0]] if close else None
 
 
@@ -41,7 +42,7 @@ def describe(error: ValidationError, kind: Any, limit: int | None = None) -> lis
 
     Keys are written as jq writes them, `training.betas[1]`, counted from 0. limit: look at so many faults only.
     """
-    schema = _Tree(kind)
+    schema = _tree(kind)
     found = [schema.locate(fault) for fault in error.errors(include_url=False)[:limit]]
     lines = [(place, *_line(schema, place, node, fault)) for place, node, fault in found]
     meant = {(*place[:-1], close) for place, _, close in lines if close is not None}
@@ -112,6 +113,11 @@ def found(value: Any) -> str:
 
 
 # --- what is allowed -----------------------------------------------------------------------------------------------
+
+
+@cache
+def _tree(kind: Any) -> "_Tree":
+    return _Tree(kind)
 
 
 class _Tree:
