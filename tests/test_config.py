@@ -1,5 +1,6 @@
 """The configuration: unknown keys refused, all faults at once with their keys, defaults, references."""
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -275,6 +276,137 @@ def test_weights_that_would_not_be_fetched() -> None:
 def test_subsets_as_large_as_the_test_split(dataset: Any, subset: str, images: str) -> None:
     message = faults_of(dataset=dataset, evaluation={"subsets": ["first-10", subset]})
     assert f"1 fault in the configuration\n  evaluation.subsets: '{subset}', but test has {images} images" in message
+
+
+NAME = "give a name of letters, digits"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"training": {"epocs": 3}}, "training.epocs: unknown key; did you mean 'epochs'?"),
+        ({"training": {"embed_dim": 3}}, "training.embed_dim: unknown key here; embed_dim belongs to models.NAME"),
+        ({"teachers": {"t": {"epochs": 3}}}, "teachers.t.epochs: unknown key here; epochs belongs to training"),
+        ({"epochs": 3}, "epochs: unknown key here; epochs belongs to training"),
+        (
+            {"dataset": {"kind": "custom", "imags": "i", "captions": "c"}},
+            "dataset.imags: unknown key; did you mean 'images'?",
+        ),
+        ({"dataset": 3}, "dataset: found 3; give a mapping with kind: coco, custom, flickr30k, shapes or vizwiz"),
+        (
+            {"models": {"base": {"vision": {"image_size": "big"}}}},
+            "models.base.vision.image_size: found 'big' (text); give a whole number from 16 to 2,048 (pixels), "
+            "such as 384",
+        ),
+        (
+            {"models": {"base": {"vision": {"weights": 3}}}},
+            "models.base.vision.weights: found 3; give one of 'random', 'pretrained' or a path",
+        ),
+        (
+            {"training": {"mixed_precision": False}},
+            "training.mixed_precision: found false; give one of 'no', 'fp16', 'bf16'; YAML reads yes, no, on and off "
+            "without quotes as true and false",
+        ),
+        ({"training": {"clip_norm": "x"}}, "training.clip_norm: found 'x' (text); give a number above 0 or null"),
+        ({"training": {"betas": [True, 0.9]}}, "training.betas[0]: found true; give a number from 0, below 1"),
+        (
+            {"training": {"augmentation": {"randaugment": 3}}},
+            "training.augmentation.randaugment: found 3; give a mapping with the keys operations, magnitude or null",
+        ),
+        ({"seeds": [1.5]}, "seeds[0]: found 1.5; give a whole number from 0 to 2,147,483,647"),
+        ({"seeds": 3}, "seeds: found 3; give a list of whole numbers from 0 to 2,147,483,647, at least 1"),
+        (
+            {"evaluation": {"subsets": ["first-1"]}},
+            "evaluation.subsets[0]: found 'first-1' (text); give first-N or folds-N, N a number of images of at least "
+            "2, such as first-1000",
+        ),
+        (
+            {"models": {"base": {"vision": {"name": "a\0b"}}}},
+            "models.base.vision.name: found 'a\\x00b' with the control character '\\x00'; remove it",
+        ),
+    ],
+)
+def test_messages(changes: dict, line: str) -> None:
+    assert faults_of(**changes) == f"my.yaml: 1 fault in the configuration\n  {line}"
+
+
+@pytest.mark.parametrize("name", ["a b", "a.", ".", "..", "-a", "x" * 101, "a/b", "a\n", "é", ""])
+def test_names_that_results_cannot_carry(name: str) -> None:
+    assert NAME in faults_of(students={name: {"teacher": "t"}})
+
+
+def test_names_that_some_file_systems_do_not_tell_apart() -> None:
+    message = faults_of(students={"rvlr": {"teacher": "t"}, "RVLR": {"teacher": "t"}})
+    assert "students.RVLR: 'rvlr' differs in capitals or accents alone; rename one" in message
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf", "nan", "1e999"])
+def test_no_number_is_without_end(value: Any) -> None:
+    model = {"temperature": value, "relation_temperature": value, "vision": {"mean": [value, 0, 0]}}
+    training = dict.fromkeys(("learning_rate", "lr_mult", "weight_decay", "eps", "warmup", "clip_norm"), value)
+    message = faults_of(models={"base": model}, training=training, dataset={"kind": "shapes", "imbalance": value})
+    assert message.startswith("my.yaml: 10 faults")
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("", "(empty)"),
+        (" a", "begins or ends with a space"),
+        ("a/{b}", "with '{'"),
+        ("a\nb", "with '\\n'"),
+        ("a\0", "with '\\x00'"),
+        ("~no-such-person/a", "no such user"),
+        ("x" * 300, "a path of 300 characters"),
+    ],
+)
+def test_paths_that_cannot_be_used(path: str, fault: str) -> None:
+    dataset = {"kind": "custom", "images": path, "captions": path}
+    message = faults_of(dataset=dataset, downloads=path, sources={"coco-val2014": {"existing": path}})
+    assert message.startswith("my.yaml: 4 faults")
+    assert message.count(fault) == 4
+
+
+def test_what_is_not_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "cafe\u0301").mkdir()
+    (tmp_path / "captions.csv").write_text("image,caption\n" + "".join(f"{n}.jpg,a dog\n" for n in range(100)))
+    study = {
+        **MINIMAL,
+        "dataset": {"kind": "custom", "images": "caf\xe9", "captions": "captions.csv"},
+        "models": {"base": {"vision": {"weights": "bert"}, "text": {"weights": "bert"}}},
+        "evaluation": {"subsets": ["first-9", "folds-10"]},
+    }
+    with pytest.raises(UserError) as raised:
+        config.check_disk(config.parse(study, "my.yaml"), "my.yaml")
+    assert str(raised.value).split("\n  ") == [
+        "my.yaml: 4 faults in the configuration",
+        "models.base.vision.weights: bert is a folder, not a file; give a .safetensors or .pth file, 'pretrained' or "
+        "'random'",
+        "models.base.text.weights: no config.json in bert; give the folder of a BERT, or its name on the hub",
+        "dataset.images: caf\xe9: nothing there, but the same name with its accents stored in another way (Unicode "
+        "NFC, NFD): copy it; give the folder of your images",
+        "evaluation.subsets: 'folds-10', but test has 10 images; name fewer than that",
+    ]
+
+
+def test_weights_that_are_fetched_or_known_by_name_need_not_be_there() -> None:
+    weights = {"vision": {"weights": "downloads/weights/swin.pth"}, "text": {"weights": "org/some-bert"}}
+    config.check_disk(config.parse({**MINIMAL, "models": {"base": weights}}, "my.yaml"), "my.yaml")
+
+
+def test_another_kind_of_file_is_named() -> None:
+    for data, section, expected in (
+        (MINIMAL, config.Student, "a whole study found (it has the keys dataset, models, students, teachers)"),
+        ({"teacher": "t"}, config.Config, "a student's section found (it has the key teacher), a whole study expected"),
+        ({"teacher": "t"}, config.TrainedTeacher, "a student's section found"),
+        ({"model": "m", "training": {}}, config.Student, "a trained teacher's section found"),
+        ({"candidates": 3}, config.Relevance, "the evaluation's section found"),
+        ({"stemmer": True}, config.Dataset, "the relevance section found"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"my.yaml: {expected}")):
+            config.parse(data, "my.yaml", section)
 
 
 def test_paths_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ Enters: a validated `Config`. Leaves: faults, each "key: what was found; what to
 left out, since they are fetched when they are needed, and so are names on the hub.
 """
 
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +24,36 @@ def missing(study: Any) -> list[str]:
             (_check_vision if key.endswith(".vision.weights") else _check_text)(weights, key)
         except UserError as error:
             faults.append(str(error))
+        except OSError as error:  # in a folder that may not be entered
+            faults.append(f"{key}: {weights}: {error.strerror}; change its permissions or give another path")
     return faults + (_own_data(study) if study.dataset.kind == "custom" else [])
 
 
 def _own_data(study: Any) -> list[str]:
     """Own images and captions that are not there, and subsets for which the captions file leaves too few images."""
-    dataset, faults = study.dataset, []
-    if not dataset.images.is_dir():
-        found = "a file" if dataset.images.exists() else "nothing there"
-        faults.append(f"dataset.images: {dataset.images}: {found}; give the folder of your images")
-    if not dataset.captions.is_file():
-        found = "a folder" if dataset.captions.exists() else "nothing there"
-        faults.append(f"dataset.captions: {dataset.captions}: {found}; give your captions file")
-    elif study.evaluation.subsets:
+    dataset = study.dataset
+    faults = _absent("dataset.images", dataset.images, Path.is_dir, "the folder of your images")
+    absent = _absent("dataset.captions", dataset.captions, Path.is_file, "your captions file")
+    if not absent and study.evaluation.subsets:
         faults += subsets(study.evaluation.subsets, _test_images(dataset))
-    return faults
+    return faults + absent
+
+
+def _absent(key: str, path: Path, is_right: Callable[[Path], bool], wanted: str) -> list[str]:
+    try:
+        if is_right(path):
+            return []
+        found = ("a folder" if path.is_dir() else "a file") if path.exists() else f"nothing there{_spelt(path)}"
+    except OSError as error:
+        found = error.strerror or str(error)
+    return [f"{key}: {path}: {found}; give {wanted}"]
+
+
+def _spelt(path: Path) -> str:
+    """The end of a message, if the folder holds the same name with its accents stored in the other of two ways."""
+    names = path.parent.iterdir() if path.parent.is_dir() else ()
+    same = any(unicodedata.normalize("NFC", one.name) == unicodedata.normalize("NFC", path.name) for one in names)
+    return ", but the same name with its accents stored in another way (Unicode NFC, NFD): copy it" if same else ""
 
 
 def _test_images(dataset: Any) -> int | None:
@@ -67,7 +84,7 @@ def _check_vision(weights: str, key: str) -> None:
     path, allowed = Path(weights), "give a .safetensors or .pth file, 'pretrained' or 'random'"
     if not path.exists():
         meant = did_you_mean(weights, ("random", "pretrained"))
-        raise UserError(f"{key}: no file {path}{near(path)}; {allowed}{meant}")
+        raise UserError(f"{key}: no file {path}{_spelt(path) or near(path)}; {allowed}{meant}")
     if not path.is_file():
         raise UserError(f"{key}: {path} is a folder, not a file; {allowed}")
     _check_readable(path, key)
