@@ -262,7 +262,7 @@ def read_features(folder: Path, split: Split) -> Features:
     except UserError as error:
         raise UserError(f"{error}; {advice}") from None
     ids = [record.image_id for record in split.records]
-    found = index.get("image_ids") if isinstance(index, dict) else None
+    found = index.get("image_ids")
     if not isinstance(found, list) or not isinstance(index.get("files"), dict):
         raise UserError(f"{folder / 'index.json'}: not an index of features, or of an older version; {advice}")
     if found != ids:

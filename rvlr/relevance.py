@@ -117,7 +117,7 @@ def read(path: Path, split: Split) -> np.ndarray:
     """
     try:
         about = io.read_json(path.with_suffix(".json"))
-        if not isinstance(about, dict) or about.get("checksum") != split.checksum:
+        if about.get("checksum") != split.checksum:
             raise UserError(f"{path}: made from other captions than those of the split {split.name!r}")
         return arrays.load(path, (len(split.captions), len(split.records)), about.get("matrix"))
     except UserError as error:

@@ -158,8 +158,6 @@ def _read_about(path: Path) -> dict[str, Any]:
     if not file.exists() and not file.is_symlink():
         raise UserError(f"{path}: not a split that was prepared: there is no {file}; run the prepare stage first")
     about = io.read_json(file)
-    if not isinstance(about, dict):
-        raise UserError(f"{file}: {show(about)} found, not what the prepare stage writes; {_REMEDY}")
     for name, kind in {"image_root": str, "counts": dict, "checksums": dict, "cache": dict | None}.items():
         if not isinstance(about.get(name), kind):
             raise UserError(f"{file}: {name} is {show(about.get(name))}, not what the prepare stage writes; {_REMEDY}")
