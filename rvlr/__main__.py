@@ -50,12 +50,15 @@ def show(file: Path) -> None:
 
 @app.command()
 def freeze(
-    section: Annotated[str, typer.Option(help="A section of the configuration as JSON.")], output: Output
+    section: Annotated[str, typer.Option(help="A section of the configuration as JSON.")],
+    output: Output,
+    log_file: LogFile = None,
 ) -> None:
     """Write a section of the configuration as the file that one stage reads."""
+    log.setup(log_file)
     import yaml
 
-    check_paths({}, {"--output": output})
+    check_paths({"--log-file": log_file}, {"--output": output})
     settings = documents.parse_json(section, "--section")
     io.write_text(output, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
@@ -281,10 +284,11 @@ def summarise(
         {"EVALUATIONS": evaluations, "--log-file": log_file},
         {"--csv": csv, "--comparisons": comparisons, "--markdown": markdown, "--text": text},
     )
-    from rvlr.report import summary
+    from rvlr.report import results, summary
 
-    summary.summarise(evaluations, csv, comparisons, markdown)
-    io.write_text(text, summary.table(evaluations))
+    found = results.read(evaluations)
+    summary.summarise(found, csv, comparisons, markdown)
+    io.write_text(text, summary.table(found))
 
 
 @app.command()
@@ -298,7 +302,7 @@ def plot_losses(
     check_paths({"METRICS": metrics, "--log-file": log_file}, {"--output": output})
     from rvlr.report import figures
 
-    figures.plot_losses({path.parent.name: path for path in metrics}, output)
+    figures.plot_losses(figures.named_by_folder(metrics), output)
 
 
 @app.command()
@@ -310,9 +314,9 @@ def plot_three_ways(
     """Draw the three ways of retrieval as bars."""
     log.setup(log_file)
     check_paths({"EVALUATIONS": evaluations, "--log-file": log_file}, {"--output": output})
-    from rvlr.report import figures
+    from rvlr.report import figures, results
 
-    figures.plot_three_ways(evaluations, output)
+    figures.plot_three_ways(results.read(evaluations), output)
 
 
 @app.command()
@@ -334,11 +338,12 @@ def draw_sheets(
         {"--cross-modal": cross_modal, "--single-modal": single_modal},
     )
     from rvlr.data.records import read_split
-    from rvlr.report import sheets
+    from rvlr.report import records, sheets
 
-    records = read_split(split)
-    sheets.draw_cross_modal(rankings, records, queries, cross_modal, run)
-    sheets.draw_single_modal(rankings, records, queries, single_modal, run)
+    ranked = read_split(split)
+    records.check_rankings(rankings, run, ranked.checksum)
+    sheets.draw_cross_modal(rankings, ranked, queries, cross_modal, run)
+    sheets.draw_single_modal(rankings, ranked, queries, single_modal, run)
 
 
 def main() -> None:

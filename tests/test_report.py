@@ -1,6 +1,7 @@
 """Tables and figures: right numbers in the right places, nothing averaged that does not belong together."""
 
 import csv
+import hashlib
 import json
 import statistics
 from collections.abc import Callable
@@ -11,12 +12,12 @@ import pytest
 from pictures import coloured, pixels_of
 
 from rvlr.errors import UserError
-from rvlr.report import compare, figures, summary
+from rvlr.report import compare, figures, results, summary
 
 CROSS = [f"{direction}_{what}" for direction in ("i2t", "t2i") for what in ("r@1", "r@5", "r@10", "mean")]
 LISTS = [f"{direction}_ndcg@{k}" for direction in ("i2i", "t2t", "i2it", "t2it") for k in (10, 20, 50)]
 METRICS = [*CROSS, "r_mean", "r_sum", *LISTS]
-INPUTS = {"split_checksum": "c0ffee", "relevance_sha256": "facade"}
+INPUTS = {"split_checksum": "c0ffee", "relevance_sha256": "facade", "model_sha256": "decade"}
 IDS = {
     "image_ids": np.array(["a", "b", "c", "d"]),
     "caption_ids": np.array([f"{image}#{number}" for image in "abcd" for number in range(2)]),
@@ -46,13 +47,15 @@ def evaluate(tmp_path: Path) -> Evaluate:
         }
         path = tmp_path / f"seed{seed}" / run / "eval" / f"{len(list(tmp_path.rglob('*.json')))}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content | fields))
         values = {}
         for name in compare.PER_QUERY:
             queries = np.arange(len(IDS["image_ids" if name[0] == "i" else "caption_ids"]))
             values[f"per_query/{name}"] = np.full(len(queries), corrected[name], dtype=np.float32)
             values[f"per_query/{name.partition('_')[0]}_query"] = queries
-        np.savez(path.with_name("rankings.npz"), **IDS, **values)
+        rankings = path.with_name("rankings.npz")
+        np.savez(rankings, **IDS, **values)
+        content["outputs"] = {"rankings_sha256": hashlib.sha256(rankings.read_bytes()).hexdigest()}
+        path.write_text(json.dumps(content | fields))
         return path
 
     return write
@@ -93,7 +96,7 @@ def written(evaluate: Evaluate, tmp_path: Path) -> tuple[list[dict[str, str]], s
         evaluate("student-plain", 0, 62.96, {"i2t_median_rank": 1.5}),
     ]
     scores, differences = tmp_path / "out" / "s.csv", tmp_path / "out" / "c.csv"
-    summary.summarise(paths, scores, differences, tmp_path / "out" / "s.md")
+    summary.summarise(results.read(paths), scores, differences, tmp_path / "out" / "s.md")
     return rows_of(scores), (tmp_path / "out" / "s.md").read_text(), rows_of(differences)
 
 
@@ -124,7 +127,7 @@ def test_csv_holds_mean_and_sample_deviation_of_everything(written) -> None:
 
 def test_notes_on_the_data_stand_above_the_tables(written, evaluate: Evaluate) -> None:
     assert "\n- Data: val is held out of train\n" in written[1]
-    assert "\nData: val is held out of train\n" in summary.table([evaluate("teacher-b", 0, 40)])
+    assert "\nData: val is held out of train\n" in summary.table(results.read([evaluate("teacher-b", 0, 40)]))
 
 
 def test_markdown_orders_runs_and_marks_the_best_trained(written) -> None:
@@ -192,7 +195,7 @@ def test_differences_are_told_with_what_they_rest_on(written) -> None:
 def test_differences_name_the_seeds(evaluate: Evaluate, tmp_path: Path) -> None:
     runs = {"student-continued": (0, 1), "student-a": (1, 0, 2), "teacher-a": (3, 4)}
     paths = [evaluate(run, seed, 50 + seed) for run, seeds in runs.items() for seed in seeds]
-    summary.summarise(paths, tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    summary.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     markdown = (tmp_path / "s.md").read_text()
     assert "### student-a minus student-continued\n\nSeeds 0, 1 of both.\n" in markdown
     assert "### teacher-a minus student-continued\n\nSeeds 3, 4 against seeds 0, 1.\n" in markdown
@@ -203,13 +206,13 @@ def test_differences_name_the_seeds(evaluate: Evaluate, tmp_path: Path) -> None:
         ("student-a", "0 1", "0 1", "0.000000"),
     }
     before = (tmp_path / "c.csv").read_bytes(), markdown
-    summary.summarise(paths, tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    summary.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     assert before == ((tmp_path / "c.csv").read_bytes(), (tmp_path / "s.md").read_text())
 
 
 def test_one_trained_run_has_nothing_to_differ_from(evaluate: Evaluate, tmp_path: Path) -> None:
     paths = [evaluate("initial-a"), evaluate("teacher-a")]
-    summary.summarise(paths, tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    summary.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     assert "Differences" not in (tmp_path / "s.md").read_text()
     header = "run,reference,protocol,seeds,reference_seeds,images,metric,difference,low,high,p\n"
     assert (tmp_path / "c.csv").read_text() == header
@@ -217,7 +220,7 @@ def test_one_trained_run_has_nothing_to_differ_from(evaluate: Evaluate, tmp_path
 
 def test_one_seed_has_no_spread(evaluate: Evaluate, tmp_path: Path) -> None:
     paths = [evaluate("initial-a"), evaluate("teacher-a", provenance={"commit": None})]
-    summary.summarise(paths, tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    summary.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     markdown = (tmp_path / "s.md").read_text()
     assert "±" not in markdown
     assert "One seed: no spread" in markdown
@@ -229,7 +232,7 @@ def test_terminal_table_is_narrow_and_complete(evaluate: Evaluate) -> None:
     paths = [
         evaluate(run, seed, 100.0 - 30 * seed) for run in ("teacher-a", f"{long}1", f"{long}2") for seed in range(3)
     ]
-    lines = summary.table(paths).splitlines()
+    lines = summary.table(results.read(paths)).splitlines()
     assert max(map(len, lines)) <= 110
     assert sum(line.startswith("student-") for line in lines) == 4
     assert len({line.split()[0] for line in lines if line.startswith("student-")}) == 2
@@ -252,7 +255,7 @@ def test_terminal_table_is_narrow_and_complete(evaluate: Evaluate) -> None:
 def test_evaluations_of_different_data_are_refused(evaluate: Evaluate, fields: dict, message: str) -> None:
     one, other = evaluate("teacher-a"), evaluate("student-rvlr", **fields)
     with pytest.raises(UserError, match=message) as error:
-        summary.table([one, other])
+        results.read([one, other])
     assert str(one) in str(error.value)
     assert str(other) in str(error.value)
 
@@ -269,17 +272,17 @@ def test_evaluations_of_different_data_are_refused(evaluate: Evaluate, fields: d
 def test_what_is_no_evaluation_is_refused(evaluate: Evaluate, fields: dict, message: str) -> None:
     path = evaluate("teacher-a", **fields)
     with pytest.raises(UserError, match=message) as error:
-        summary.read_results([path])
+        results.read([path])
     assert str(path) in str(error.value)
     with pytest.raises(UserError, match="not an evaluation: run: "):
-        summary.read_results([evaluate("baseline")])
+        results.read([evaluate("baseline")])
 
 
 def test_a_run_counts_once_per_seed(evaluate: Evaluate) -> None:
     with pytest.raises(UserError, match="are both run 'teacher-a', seed 1"):
-        summary.read_results([evaluate("teacher-a", 1), evaluate("teacher-a", 1)])
+        results.read([evaluate("teacher-a", 1), evaluate("teacher-a", 1)])
     with pytest.raises(UserError, match="no evaluations"):
-        summary.read_results([])
+        results.read([])
 
 
 # --- figures ------------------------------------------------------------------------------------------------
@@ -301,7 +304,7 @@ def log_of(path: Path, terms: dict[str, float], scores: list[float]) -> Path:
 
 def test_bars_are_as_long_as_their_values(evaluate: Evaluate, tmp_path: Path) -> None:
     paths = [evaluate("initial-a", 0, 10.0), evaluate("teacher-a", 0, 20.0), evaluate("student-b", 0, 40.0)]
-    figures.plot_three_ways(paths, tmp_path / "out" / "bars.png")
+    figures.plot_three_ways(results.read(paths), tmp_path / "out" / "bars.png")
     pixels = pixels_of(tmp_path / "out" / "bars.png")
     panel = pixels[:, : pixels.shape[1] // 3]
     lengths = [coloured(panel, colour).sum(axis=1).max() for colour in (figures.UNTRAINED, *figures.RUN_COLOURS[:2])]
@@ -313,7 +316,7 @@ def test_bars_are_as_long_as_their_values(evaluate: Evaluate, tmp_path: Path) ->
 def test_bars_need_the_corrected_protocol(evaluate: Evaluate, tmp_path: Path) -> None:
     path = evaluate("teacher-a", protocols={"paper": dict.fromkeys(METRICS, 1.0)})
     with pytest.raises(UserError, match="no protocol 'corrected'"):
-        figures.plot_three_ways([path], tmp_path / "bars.png")
+        figures.plot_three_ways(results.read([path]), tmp_path / "bars.png")
     assert not (tmp_path / "bars.png").exists()
 
 
@@ -321,7 +324,7 @@ def test_figures_are_reproducible(evaluate: Evaluate, tmp_path: Path) -> None:
     paths = [evaluate(run, seed, 50 + seed) for run in ("teacher-a", "student-b") for seed in (0, 1)]
     metrics = {"student-b": log_of(tmp_path / "m.jsonl", {"itc": 3.0, "kd": 0.01}, [10, 30, 20])}
     for number in (1, 2):
-        figures.plot_three_ways(paths, tmp_path / f"bars{number}.png")
+        figures.plot_three_ways(results.read(paths), tmp_path / f"bars{number}.png")
         figures.plot_losses(metrics, tmp_path / f"losses{number}.png")
     assert (tmp_path / "bars1.png").read_bytes() == (tmp_path / "bars2.png").read_bytes()
     assert (tmp_path / "losses1.png").read_bytes() == (tmp_path / "losses2.png").read_bytes()

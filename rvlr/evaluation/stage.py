@@ -1,7 +1,8 @@
 """Stage `evaluate`: a model and a split -> every number of every protocol.
 
 Leaves `SPLIT.json` (numbers with configuration, seed, commit and data checksums), and `rankings.npz`: the ids of the
-first 100 items of every query's list and the per-query values, so that figures and re-scoring need no model.
+first 100 items of every query's list and the per-query values, so that figures and re-scoring need no model. The
+former holds a digest of the latter, by which the two are known to belong together.
 """
 
 from pathlib import Path
@@ -63,6 +64,8 @@ def evaluate(
             folds = [done[part][protocol] for part in parts]
             numbers[f"{protocol}/{subset}"] = {name: fmean(fold[name] for fold in folds) for name in folds[0]}
     about = io.read_json(split_file.parent / "dataset.json")
+    rankings = output / "rankings.npz"
+    _write_rankings(rankings, split, corrected)
     result = {
         "run": run,
         "seed": seed,
@@ -76,9 +79,9 @@ def evaluate(
             "relevance_sha256": io.sha256(matrix),
             "model_sha256": io.sha256(model_folder / "model.safetensors"),
         },
+        "outputs": {"rankings_sha256": io.sha256(rankings)},
         "provenance": io.provenance(),
     }
-    _write_rankings(output / "rankings.npz", split, corrected)
     io.write_json(output / f"{split.name}.json", result)
     logger.info(
         "%s on %s: %s", run, split.name, ", ".join(f"{name} {value:.2f}" for name, value in corrected.numbers.items())

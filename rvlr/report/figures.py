@@ -19,11 +19,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from rvlr import config, io
 from rvlr.errors import UserError
-from rvlr.report.summary import Results, read_results
+from rvlr.report import records
+from rvlr.report.results import PROTOCOL, Results
 
 DPI = 150
 SELECTED_BY = "r_mean"
-PROTOCOL = "corrected"
 BARS_WIDTH = 12.5
 TERMS = tuple(config.StudentWeights.model_fields)
 # Paul Tol's "bright" scheme and Okabe-Ito: both keep apart for the colour-blind
@@ -58,10 +58,13 @@ class _Curves:
 def plot_losses(metrics: Mapping[str, Path], output: Path) -> None:
     """Plot the loss terms and the val R-mean of every run as small multiples of equal vertical axes.
 
-    metrics: name of the run -> its `metrics.jsonl`. Raises UserError naming a file that is none.
+    metrics: name of the run -> its `metrics.jsonl`. Raises UserError naming a file that is none, or that is not of the
+    training beside it.
     """
     if not metrics:
         raise UserError("no training logs given; name at least one metrics.jsonl")
+    for path in metrics.values():
+        records.check_metrics(path)
     curves = {run: _read_curves(path) for run, path in metrics.items()}
     columns = 2 if len(curves) == 4 else min(len(curves), 3)
     rows = math.ceil(len(curves) / columns)
@@ -87,6 +90,16 @@ def plot_losses(metrics: Mapping[str, Path], output: Path) -> None:
     handles.append(Line2D([], [], color="black", marker="o", lw=0, label="step whose weights were kept"))
     figure.legend(handles=handles, loc="outside upper left", ncols=5, frameon=False, fontsize=10)
     save(figure, output)
+
+
+def named_by_folder(metrics: Sequence[Path]) -> dict[str, Path]:
+    """The training logs by the names of their folders. Raises UserError if two have the same."""
+    named: dict[str, Path] = {}
+    for path in metrics:
+        other = named.setdefault(path.absolute().parent.name, path)
+        if other is not path:
+            raise UserError(f"{other} and {path} are both named {path.absolute().parent.name!r}; give one")
+    return named
 
 
 def _read_curves(path: Path) -> _Curves:
@@ -163,15 +176,14 @@ def _draw_score(axes: Axes, val: pd.DataFrame, limit: float) -> None:
 # --- three-way bars -----------------------------------------------------------------------------------------
 
 
-def plot_three_ways(evaluations: Sequence[Path], output: Path) -> None:
+def plot_three_ways(results: Results, output: Path) -> None:
     """Plot recall, single-modal and mixed NDCG of every run as bars with standard deviations over seeds.
 
-    evaluations: the `eval/test.json` of runs. Raises UserError as `summary.read_results`, or if they lack the
-    protocol `corrected`.
+    Raises UserError if the results lack the protocol `corrected`.
     """
-    results = read_results(evaluations)
     if PROTOCOL not in results.scores:
-        raise UserError(f"{evaluations[0]}: no protocol {PROTOCOL!r}; run the evaluate stage again")
+        found = ", ".join(results.scores)
+        raise UserError(f"the evaluations have no protocol {PROTOCOL!r}, only {found}; run the evaluate stage again")
     unit = 0.245 * len(results.runs) + 0.42  # height of one group of bars; all lengths are inches
     left, right, top, bottom, gap = 0.95, 0.2, 0.9, 0.4, 0.8
     width = (BARS_WIDTH - left - right - 2 * gap) / len(PANELS)

@@ -1,29 +1,23 @@
 """Tables over all runs: CSV for programs, Markdown for people, plain text for the terminal.
 
-Enters: the `eval/test.json` of every run and seed, with `rankings.npz` beside it. Leaves: mean and sample standard
-deviation over seeds of every metric, METHOD.md "Evaluation", and the differences between trained runs. Evaluations of
-different data are refused, not averaged.
+Enters: `Results`, with `rankings.npz` beside each evaluation. Leaves: mean and sample standard deviation over seeds of
+every metric, METHOD.md "Evaluation", and the differences between trained runs.
 """
 
-import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
-from rvlr import faults, io
-from rvlr.errors import UserError
+from rvlr import io
 from rvlr.evaluation.protocols import NDCG_CUTOFFS, RECALL_CUTOFFS
 from rvlr.report import compare
 from rvlr.report.compare import Comparison
+from rvlr.report.results import PROTOCOL, RANKS, Results, Score
 
-KINDS = ("initial", "teacher", "student")
-PROTOCOL = "corrected"  # the one whose values are kept query by query
-MEDIAN_RANKS = {"I→T median rank": "i2t_median_rank", "T→I median rank": "t2i_median_rank"}  # `paper` has none
+MEDIAN_RANKS = dict(zip(("I→T median rank", "T→I median rank"), RANKS, strict=True))  # `paper` has none
 SECTIONS: dict[str, dict[str, str]] = {
     "Cross-modal": {
         **{f"I→T R@{k}": f"i2t_r@{k}" for k in RECALL_CUTOFFS},
@@ -46,10 +40,9 @@ TERMINAL: dict[str, dict[str, str]] = {
     "single, NDCG@10": {"I→I": "i2i_ndcg@10", "T→T": "t2t_ndcg@10"},
     "mixed, NDCG@10": {"I→IT": "i2it_ndcg@10", "T→IT": "t2it_ndcg@10"},
 }
-REQUIRED = [metric for columns in SECTIONS.values() for name, metric in columns.items() if name not in MEDIAN_RANKS]
 RECALL = "R@K: hit: at least one right item among the first K."
 NDCG = "NDCG@K: gain is the relevance (ROUGE-L between captions), discount is log2."
-RANKS = "R-sum: the six recalls added up. Median rank: of the best right item, from 1; lower is better."
+ABOUT_RANKS = "R-sum: the six recalls added up. Median rank: of the best right item, from 1; lower is better."
 PROTOCOLS = (
     "Protocol `paper` repeats the published evaluation, with its accidents; `corrected` is without. `/first-N`: the "
     "first N images alone; `/folds-N`: the mean over disjoint parts of N images."
@@ -57,169 +50,15 @@ PROTOCOLS = (
 TERMINAL_WIDTH = 110
 
 
-class _Counts(BaseModel):
-    images: int
-    captions: int
-
-
-class _Settings(BaseModel):
-    candidates: int
-
-
-class _Inputs(BaseModel):
-    split_checksum: str
-    relevance_sha256: str
-
-
-class _Provenance(BaseModel):
-    commit: str | None
-
-
-class _Evaluation(BaseModel):
-    """What the tables need of an evaluation's JSON."""
-
-    run: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})-")]
-    seed: int
-    split: str
-    counts: _Counts
-    notes: list[str]
-    config: _Settings
-    inputs: _Inputs
-    protocols: Annotated[dict[str, dict[str, FiniteFloat]], Field(min_length=1)]
-    provenance: _Provenance
-
-
-@dataclass(frozen=True)
-class Score:
-    """A metric over seeds; `std` is the sample standard deviation, None for one seed."""
-
-    mean: float
-    std: float | None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
-
-
-@dataclass(frozen=True)
-class Results:
-    """The scores of every run, `scores[protocol][run][metric]`. Runs are in the order of KINDS.
-
-    sources: of every run and seed, the file of per-query values and the numbers of `PROTOCOL`, {} if it has none.
-    """
-
-    split: str
-    counts: _Counts
-    notes: list[str]
-    sources: compare.Sources
-    commits: list[str | None]
-    scores: dict[str, dict[str, dict[str, Score]]]
-
-    @property
-    def seeds(self) -> dict[str, list[int]]:
-        """The seeds of each run."""
-        return {run: sorted(seeds) for run, seeds in self.sources.items()}
-
-    @property
-    def runs(self) -> list[str]:
-        """All runs, in order."""
-        return list(self.seeds)
-
-    @property
-    def all_seeds(self) -> list[int]:
-        """The seeds of all runs together."""
-        return sorted({seed for seeds in self.seeds.values() for seed in seeds})
-
-
-def read_results(evaluations: Sequence[Path]) -> Results:
-    """Read evaluations and average them over seeds.
-
-    Raises UserError naming the files if one is not an evaluation, if two are of the same run and seed, or if
-    they disagree in split, counts, data, candidates or metrics.
-    """
-    if not evaluations:
-        raise UserError("no evaluations given; name at least one eval/test.json")
-    read = [(path, _read(path)) for path in evaluations]
-    _check_comparable(read)
-    members: dict[str, list[_Evaluation]] = {}
-    sources: dict[str, dict[int, tuple[Path, dict[str, float]]]] = {}
-    for path, evaluation in sorted(read, key=lambda item: KINDS.index(item[1].run.partition("-")[0])):
-        members.setdefault(evaluation.run, []).append(evaluation)
-        source = path.with_name("rankings.npz"), evaluation.protocols.get(PROTOCOL, {})
-        sources.setdefault(evaluation.run, {})[evaluation.seed] = source
-    first = read[0][1]
-    return Results(
-        split=first.split,
-        counts=first.counts,
-        notes=first.notes,
-        sources=sources,
-        commits=list(dict.fromkeys(evaluation.provenance.commit for _, evaluation in read)),
-        scores={
-            protocol: {run: _average([one.protocols[protocol] for one in group]) for run, group in members.items()}
-            for protocol in first.protocols
-        },
-    )
-
-
-def _read(path: Path) -> _Evaluation:
-    try:
-        evaluation = _Evaluation.model_validate(io.read_json(path))
-    except ValidationError as error:
-        fault = faults.describe(error, _Evaluation, 1)[0]
-        raise UserError(f"{path}: not an evaluation: {fault}; run the evaluate stage again") from None
-    for protocol, metrics in evaluation.protocols.items():
-        missing = [metric for metric in REQUIRED if metric not in metrics]
-        if missing:
-            raise UserError(f"{path}: protocol {protocol!r} lacks {', '.join(missing)}; run the evaluate stage again")
-    return evaluation
-
-
-def _check_comparable(read: Sequence[tuple[Path, _Evaluation]]) -> None:
-    first_path, first = read[0]
-    seen: dict[tuple[str, int], Path] = {}
-    for path, evaluation in read:
-        for what, have, want in (
-            ("split", evaluation.split, first.split),
-            ("counts.images", evaluation.counts.images, first.counts.images),
-            ("counts.captions", evaluation.counts.captions, first.counts.captions),
-            ("config.candidates", evaluation.config.candidates, first.config.candidates),
-            ("inputs.split_checksum", evaluation.inputs.split_checksum, first.inputs.split_checksum),
-            ("inputs.relevance_sha256", evaluation.inputs.relevance_sha256, first.inputs.relevance_sha256),
-            ("protocols and metrics", _metrics(evaluation), _metrics(first)),
-        ):
-            if have != want:
-                raise UserError(
-                    f"{path} and {first_path} do not belong in one table: {what} is {have} in the one and "
-                    f"{want} in the other; evaluate both on the same data in the same way"
-                )
-        twin = seen.setdefault((evaluation.run, evaluation.seed), path)
-        if twin is not path:
-            raise UserError(f"{path} and {twin} are both run {evaluation.run!r}, seed {evaluation.seed}; give one")
-
-
-def _metrics(evaluation: _Evaluation) -> dict[str, list[str]]:
-    return {protocol: sorted(metrics) for protocol, metrics in evaluation.protocols.items()}
-
-
-def _average(seeds: list[dict[str, float]]) -> dict[str, Score]:
-    """The metrics of one run's seeds as mean and standard deviation."""
-    scores = {}
-    for metric in seeds[0]:
-        values = [metrics[metric] for metrics in seeds]
-        scores[metric] = Score(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-    return scores
-
-
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def summarise(evaluations: Sequence[Path], csv: Path, comparisons: Path, markdown: Path) -> None:
+def summarise(results: Results, csv: Path, comparisons: Path, markdown: Path) -> None:
     """Write every metric of every run and protocol to `csv`, every difference between trained runs to `comparisons`,
     a CSV too, and the three-way tables with the most telling differences as Markdown.
 
-    evaluations: the `eval/test.json` of runs, in the order wanted, each with its `rankings.npz` beside it if there is
-    more than one trained run. Raises UserError as `read_results` and `compare.compare_runs`.
+    Raises UserError as `compare.compare_runs`, which reads the rankings if there is more than one trained run.
     """
-    results = read_results(evaluations)
     compared = compare.compare_runs(results.sources) if PROTOCOL in results.scores else []
     for path, frame in ((csv, _frame(results)), (comparisons, _comparison_frame(compared))):
         io.write_text(path, frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
@@ -258,7 +97,7 @@ def _markdown(results: Results) -> Iterator[str]:
     yield ""
     yield f"- {spread}; all values but ranks in percent; bold: the best trained model of a column."
     yield f"- I: image, T: text, IT: images and texts together. {RECALL}"
-    yield f"- {RANKS}"
+    yield f"- {ABOUT_RANKS}"
     yield f"- {NDCG}"
     yield f"- {PROTOCOLS}"
     yield from (f"- Data: {note}" for note in results.notes)
@@ -338,9 +177,8 @@ def _paired_seeds(one: Comparison) -> str:
 # --- terminal -----------------------------------------------------------------------------------------------
 
 
-def table(evaluations: Sequence[Path]) -> str:
-    """The most telling columns as plain text, at most 110 wide. Raises UserError as `read_results`."""
-    results = read_results(evaluations)
+def table(results: Results) -> str:
+    """The most telling columns as plain text, at most 110 wide."""
     said = [f"{results.split}: {_header(results)}", *(f"Data: {note}" for note in results.notes)]
     lines = [line for one in said for line in textwrap.wrap(one, TERMINAL_WIDTH)] + [f"In percent. {RECALL}"]
     shown = [metric for columns in TERMINAL.values() for metric in columns.values()]

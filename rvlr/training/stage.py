@@ -160,7 +160,7 @@ def _write(
     """Turn a finished training into its outputs. All are written before the first of them replaces what was there;
     `config.yaml`, by which they are complete, goes first and comes back last."""
     model.config.fresh_heads = False
-    about = {"seed": engine.seed, "settings": section.model_dump(mode="json"), "provenance": io.provenance()}
+    about = {"seed": engine.seed, "settings": section.model_dump(mode="json")}
     settings = output / "config.yaml"
     try:
         with (
@@ -172,6 +172,9 @@ def _write(
             build.write(model, tokenizer, model_folder)
             shutil.copytree(engine.resume.folder / TENSORBOARD, events, dirs_exist_ok=True)
             metrics.write_text(record.text_of(engine.state.lines), encoding="utf-8")
+            written = {"model": model_folder / "model.safetensors", "metrics": metrics}
+            about["outputs"] = {f"{name}_sha256": io.sha256(path) for name, path in written.items()}
+            about["provenance"] = io.provenance()
             settings_file.write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
             settings.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
