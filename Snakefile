@@ -47,6 +47,6 @@ onsuccess:
 
 onerror:
     print(
-        f"The failed stage's log is named above; `snakemake` again goes on where this run stopped.",
+        "The failed stage's log is named above; the same command resumes where this run stopped.",
         file=sys.stderr,
     )

@@ -1,9 +1,11 @@
 """The workflow as people run it: from the YAML to the tables, what reruns after which change, kills, faulty input."""
 
+import csv
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 import yaml
 from conftest import ROOT, TINY_MODEL, TINY_TRAINING
 from PIL import Image
+from storm import snapshot
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +79,7 @@ def test_everything_is_made(finished: Path) -> None:
         assert all(key in found["protocols"]["paper"] for key in ("r_mean", "i2i_ndcg@10", "t2it_ndcg@50"))
         assert found["provenance"]["packages"]["torch"]
         assert found["inputs"].keys() == {"split_checksum", "relevance_sha256", "model_sha256"}
+        assert found["outputs"].keys() == {"rankings_sha256"}
     for name in ("summary.csv", "summary.md", "figures/losses.png", "figures/three-ways.png"):
         assert (results / name).stat().st_size > 0
     assert (results / "figures/student-a-cross-modal.png").exists()
@@ -161,13 +165,216 @@ def test_own_data_is_read_with_its_paths_from_the_command_line(tmp_path: Path) -
     assert "train_student" in done.stdout + done.stderr
 
 
+# --- without Snakemake's records ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def copied(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished folder as somebody else gets it: nothing that Snakemake remembers, all files of one time."""
+    folder = tmp_path_factory.mktemp("copied") / "results copied"
+    shutil.copytree(finished, folder, symlinks=True)
+    forget(folder)
+    return folder
+
+
+def forget(folder: Path) -> None:
+    shutil.rmtree(folder / ".snakemake")
+    for path in folder.rglob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+TABLES = ["plot_three_ways", "summarise", "all"]
+SHEETS = ["draw_sheets student-a", "draw_sheets student-b", "draw_sheets teacher-t"]
+EVALUATED = [f"evaluate_model {run}" for run in ("initial-base", "student-a", "student-b", "teacher-t")]
+STUDENTS = ["train_student a", "train_student b"]
+FROM_THE_TEACHER = ["train_teacher t", "extract_features t", *STUDENTS, *EVALUATED[1:], *SHEETS, "plot_losses", *TABLES]
+FROM_THE_DATA = [*FROM_THE_TEACHER, EVALUATED[0], "initialise_model"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "planned"),
+    [
+        ({}, []),
+        (
+            {"students": {**SETTINGS["students"], "b": {"teacher": "t", "distance": "mse"}}},
+            ["freeze_config student-b", "train_student b", EVALUATED[2], SHEETS[1], "plot_losses", *TABLES],
+        ),
+        ({"students": {"a": {"teacher": "t"}}}, ["freeze_config report", "plot_losses", *TABLES]),
+        ({"evaluation": {**SETTINGS["evaluation"], "queries_shown": 3}}, ["freeze_config sheets", *SHEETS, "all"]),
+        (
+            {"evaluation": {**SETTINGS["evaluation"], "untrained": False}},
+            ["freeze_config report", "plot_losses", *TABLES],
+        ),
+        (
+            {"evaluation": {**SETTINGS["evaluation"], "candidates": 5}},
+            ["freeze_config evaluation", *EVALUATED, *SHEETS, *TABLES],
+        ),
+        (
+            {"evaluation": {**SETTINGS["evaluation"], "relevance": {"stemmer": True}}},
+            ["freeze_config relevance", "compute_relevance", *EVALUATED, *SHEETS, *TABLES],
+        ),
+        ({"teachers": {"t": {"weights": {"itc": 3}}}}, ["freeze_config teacher-t", *FROM_THE_TEACHER]),
+        (
+            {"models": {"base": {**TINY_MODEL, "embed_dim": 4}}},
+            ["freeze_config initial-base", *FROM_THE_DATA],
+        ),
+        (
+            {"dataset": {**SETTINGS["dataset"], "imbalance": 0.5}},
+            ["freeze_config dataset", "prepare_data", "compute_relevance", *FROM_THE_DATA],
+        ),
+    ],
+)
+def test_what_changed_is_planned_whatever_snakemake_remembers(
+    copied: Path, sections: dict[str, Any], planned: list[str]
+) -> None:
+    before = snapshot(copied / "results")
+    assert sorted(plan(copied, changed(**sections)).elements()) == sorted(planned)
+    assert snapshot(copied / "results") == before
+
+
+def test_another_seed_is_planned_and_shown_alone(copied: Path) -> None:
+    planned = plan(copied, changed(seeds=[1]))
+    assert planned["train_teacher t"] == planned["evaluate_model student-b"] == planned["summarise"] == 1
+    planned = plan(copied, changed(seeds=[0, 1]))
+    assert planned["freeze_config report"] == planned["plot_losses"] == 1
+    assert planned["freeze_config sheets"] == planned["draw_sheets student-a"] == 0
+
+
+@pytest.mark.parametrize("content", ["kd: 1\n", "", "a: [", None])
+def test_a_frozen_file_that_was_changed_is_planned(copied: Path, content: str | None) -> None:
+    path = copied / "results/shapes/config/student-b.yaml"
+    before = path.read_bytes()
+    path.unlink() if content is None else path.write_text(content)
+    try:
+        assert {"freeze_config student-b", "train_student b", "summarise"} <= plan(copied, SETTINGS).keys()
+    finally:
+        path.write_bytes(before)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+def test_no_report_is_made_of_results_with_other_settings(copied: Path) -> None:
+    settings = changed(evaluation={**SETTINGS["evaluation"], "candidates": 5})
+    said = fails(copied, settings, "--report", str(copied / "report.html"))
+    assert "results/shapes/config/evaluation.yaml: of other settings" in said
+    assert not (copied / "report.html").exists()
+
+
+def fails(folder: Path, settings: dict[str, Any], *options: str) -> str:
+    """What a run says that ends with a message, once, and no lines of code."""
+    done = subprocess.run(snakemake(folder, settings, *options), capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert len(re.findall(r"^error: |^\d\d:\d\d:\d\d ERROR ", done.stderr, flags=re.MULTILINE)) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert 'File "' not in done.stderr
+    return done.stderr
+
+
+RECORDS = {
+    "another run's evaluation": ("student-b/eval/test.json", "student-a/eval/test.json", "of run student-b"),
+    "another run's log": ("student-b/metrics.jsonl", "student-a/metrics.jsonl", "not the log of the training"),
+    "another run's training": ("student-b/config.yaml", "student-a/config.yaml", "trained with"),
+    "an edited seed": ('"seed": 0', '"seed": 3', "the record is of seed 3"),
+    "edited settings": ('"candidates": 6', '"candidates": 7', "evaluated with candidates 7"),
+    "an edited record of the split": ('"split_checksum": "', '"split_checksum": "0', "another split than"),
+    "half a record": ('"inputs"', '"', "not valid JSON"),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_result_that_is_not_what_it_says_stops_the_start(copied: Path, name: str) -> None:
+    old, new, says = RECORDS[name]
+    run_folder = copied / "results/shapes/seed0"
+    target = run_folder / (new if "/" in new else "student-a/eval/test.json")
+    before = target.read_text()
+    target.write_text((run_folder / old).read_text() if "/" in old else before.replace(old, new))
+    try:
+        for options in ([], ["--dry-run"]):
+            said = fails(copied, SETTINGS, *options)
+            assert re.search(rf"{target.relative_to(copied)}: .*{says}", said)
+            assert "; snakemake" in said
+    finally:
+        target.write_text(before)
+        os.utime(target, (1_700_000_000, 1_700_000_000))
+
+
+def test_what_an_interrupted_run_left_behind_is_planned(copied: Path) -> None:
+    """Settings were frozen, then the run was killed: no fault, but results older than what they are made from."""
+    path = copied / "results/shapes/config/evaluation.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("candidates: 6", "candidates: 5"))
+    try:
+        planned = plan(copied, changed(evaluation={**SETTINGS["evaluation"], "candidates": 5}))
+        assert sorted(planned.elements()) == sorted([*EVALUATED, *SHEETS, *TABLES])
+    finally:
+        path.write_text(before)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dataset", "says"),
+    [
+        ({"images": "results/mine/cache", "captions": "captions.csv"}, "dataset.images: results/mine/cache lies in"),
+        ({"images": "link", "captions": "results/mine/splits/train.jsonl"}, "dataset.images: link lies in"),
+        ({"images": "."}, "dataset.images: . holds results/mine"),
+        ({"name": "others"}, "dataset.name: results/others is a folder that this workflow did not make"),
+    ],
+)
+def test_files_of_the_user_are_never_deleted(tmp_path: Path, dataset: dict[str, str], says: str) -> None:
+    for name in ("mine/cache", "mine/config", "mine/splits", "others/config"):
+        (tmp_path / "results" / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "results/mine/cache")
+    for name in ("mine/cache/a.jpg", "mine/splits/train.jsonl", "others/config/app.yaml", "others/cache"):
+        (tmp_path / "results" / name).write_text("mine")
+    (tmp_path / "results/mine/config/sources.yaml").write_text("{}\n")
+    (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog\n")
+    named = {"kind": "custom", "name": "mine", "images": "photos", "captions": "captions.csv", "cache": {}}
+    before = snapshot(tmp_path)
+    assert says in fails(tmp_path, changed(dataset=named | dataset))
+    after = snapshot(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert {name.partition("/")[0] for name in after.keys() - before.keys()} == {"my.yaml", ".snakemake"}
+
+
+HOSTILE = 'it\'s "a" $HOME; `touch hacked` $(touch hacked) & ünï #'
+
+
+def test_hostile_but_legal_paths_work(tmp_path: Path) -> None:
+    """As the folder of images, the captions file and the downloads."""
+    (tmp_path / HOSTILE).mkdir()
+    captions = f"{HOSTILE}.csv"
+    with (tmp_path / captions).open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["image", "caption"])
+        for number in range(24):
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / HOSTILE / f"{number} {HOSTILE}.png")
+            rows.writerow([f"{number} {HOSTILE}.png", f"a red square number {number}"])
+    before = snapshot(tmp_path)
+    dataset = {"kind": "custom", "images": HOSTILE, "captions": captions, "cache": {"short_side": 16}}
+    run(tmp_path, changed(dataset=dataset, downloads=f"-d {captions}"), "--until", "cache_images", "compute_relevance")
+    after = snapshot(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert len(list((tmp_path / "results/custom/cache").glob("*.png"))) == 24
+    assert not list(tmp_path.rglob("hacked"))
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to("/proc")
+    said = fails(tmp_path, SETTINGS)
+    assert "results/shapes" in said
+
+
 def test_faults_in_the_configuration_are_reported_together_before_anything_runs(tmp_path: Path) -> None:
     settings = changed(evalution={}, students={"a": {"teacher": "nobody"}})
     done = subprocess.run(snakemake(tmp_path, settings), capture_output=True, text=True, check=False)
     assert done.returncode != 0
+    assert "error: my.yaml: 2 faults" in done.stderr
     assert "evalution: unknown key" in done.stderr
     assert "students.a.teacher: no teacher 'nobody'; defined: t" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "common.smk" not in done.stderr
     assert not (tmp_path / "results").exists()
 
 
@@ -179,21 +386,27 @@ def test_a_key_given_twice_is_found_though_snakemake_takes_the_last(tmp_path: Pa
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert (
-        f"{file}: line {lines + 2}: the key 'seeds' is given twice, first in line {lines + 1}"
+        f"error: my.yaml: line {lines + 2}: the key 'seeds' is given twice, first in line {lines + 1}"
         in done.stdout + done.stderr
     )
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_what_is_given_twice_is_a_fault(tmp_path: Path) -> None:
+    assert "--config seeds: given 2 times" in fails(tmp_path, SETTINGS, "--config", "seeds=[0,1]", "seeds=[2]")
+    said = fails(tmp_path, SETTINGS, "--config", "seeds=many", "downloads=[1]")
+    assert "my.yaml and --config seeds, downloads: " in said
 
 
 def test_a_fault_in_own_data_stops_before_any_training(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "captions.csv").write_text("image,caption,split\nabsent.jpg,a dog,train\n")
     settings = changed(dataset={"kind": "custom", "images": "photos", "captions": "captions.csv"})
-    done = subprocess.run(snakemake(tmp_path, settings), capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "captions.csv" in done.stderr
-    assert "line 2" in done.stderr
-    assert "absent.jpg" in done.stderr
+    said = fails(tmp_path, settings)
+    assert "captions.csv" in said
+    assert "line 2" in said
+    assert said.count("absent.jpg") == 1
+    assert (tmp_path / "results/custom/logs/prepare.log").read_text().count("absent.jpg") == 1
     assert not (tmp_path / "results/custom/seed0").exists()
 
 

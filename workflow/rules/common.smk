@@ -1,12 +1,12 @@
 # Settings and the functions that rules take their inputs and parameters from.
 
+import json
 import os
 import re
 import sys
 from pathlib import Path
 
 import yaml
-from snakemake.exceptions import WorkflowError
 
 from rvlr import config as rvlr_config
 from rvlr import io
@@ -14,20 +14,36 @@ from rvlr.config import sources as rvlr_sources
 from rvlr.data import public
 from rvlr.data.records import SPLITS
 from rvlr.errors import UserError
+from rvlr.report import records
+from rvlr.workflow import frozen, given
 
 # Stages run under the Python that runs Snakemake, also where its environment is not activated.
 os.environ.update(
     PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 )
 
-try:
-    # Snakemake has read the files itself, and keeps the last of two equal keys
-    rvlr_config.check_files(map(Path, workflow.configfiles))
-    SETTINGS = rvlr_config.parse(config, "configuration")
-    rvlr_config.check_disk(SETTINGS, "configuration")
-except UserError as error:
-    raise WorkflowError(str(error)) from None
 
+def fail(message):
+    """End Snakemake with one message; an exception would show where in the workflow's own files it was raised."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def read_settings():
+    """The configuration, checked as a whole, with where the user's files lie."""
+    # jobs that run on another machine get what was checked here
+    arguments = sys.argv if workflow.is_main_process else []
+    try:
+        return given.read(
+            config, workflow.configfiles, workflow.config_settings.config, arguments
+        )
+    except UserError as error:
+        fail(error)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}; check the path and its permissions")
+
+
+SETTINGS = read_settings()
 DATASET = SETTINGS.dataset.name
 RESULTS = f"results/{DATASET}"
 DOWNLOADS = str(SETTINGS.downloads)
@@ -52,10 +68,43 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def is_trained(teacher):
+    """Whether a teacher is trained here, and not a pair of single-modal models."""
+    return SETTINGS.teachers[teacher].kind == "retrieval"
+
+
+def trained_runs():
+    """The runs that are trained, in the order of the summary."""
+    teachers = [f"teacher-{name}" for name in SETTINGS.teachers if is_trained(name)]
+    return teachers + [f"student-{name}" for name in SETTINGS.students]
+
+
+def evaluated_runs():
+    """The runs that are evaluated: untrained models, if wanted, teachers, students."""
+    used = [
+        SETTINGS.teacher_model(name) for name in SETTINGS.teachers if is_trained(name)
+    ]
+    used += [
+        start.removeprefix("initial-")
+        for start in map(SETTINGS.start_of, SETTINGS.students)
+        if start.startswith("initial-")
+    ]
+    untrained = (
+        [f"initial-{name}" for name in dict.fromkeys(used)]
+        if SETTINGS.evaluation.untrained
+        else []
+    )
+    return untrained + trained_runs()
+
+
+SECTIONS = frozen.sections(SETTINGS, evaluated_runs())
+
+
 wildcard_constraints:
     dataset=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     seed=r"\d+",
     split="|".join(SPLITS),
+    section=one_of(SECTIONS),
     model=one_of(SETTINGS.models),
     teacher=one_of(SETTINGS.teachers),
     student=one_of(SETTINGS.students),
@@ -63,28 +112,8 @@ wildcard_constraints:
 
 
 def section_json(wildcards):
-    """The settings of one stage as one line of JSON, defaults filled in."""
-    kind, _, name = wildcards.section.partition("-")
-    evaluation = SETTINGS.evaluation
-    sections = {
-        "dataset": lambda: SETTINGS.dataset,
-        "relevance": lambda: evaluation.relevance,
-        "evaluation": lambda: rvlr_config.Scoring(
-            **{
-                field: getattr(evaluation, field)
-                for field in rvlr_config.Scoring.model_fields
-            }
-        ),
-        "initial": lambda: SETTINGS.models[name],
-        "teacher": lambda: SETTINGS.teachers[name],
-        "student": lambda: SETTINGS.students[name],
-    }
-    return sections[kind]().to_json()
-
-
-def is_trained(teacher):
-    """Whether a teacher is trained here, and not a pair of single-modal models."""
-    return SETTINGS.teachers[teacher].kind == "retrieval"
+    """A frozen section as one line of JSON."""
+    return json.dumps(SECTIONS[wildcards.section], ensure_ascii=False)
 
 
 def processes_of(wildcards):
@@ -121,12 +150,20 @@ def downloads_folder(wildcards):
 
 
 def write_sources():
-    """Write the configuration's sources for the fetching rules."""
-    given = {
+    """Write the configuration's sources for the fetching rules; what is there already is left alone."""
+    sources = {
         name: source.model_dump(mode="json", exclude_unset=True)
         for name, source in SETTINGS.sources.items()
     }
-    io.write_text(Path(SOURCES), yaml.safe_dump(given))
+    try:
+        if frozen.read(Path(SOURCES)) != sources:
+            io.write_text(Path(SOURCES), yaml.safe_dump(sources))
+    except UserError as error:
+        fail(error)
+    except OSError as error:
+        fail(
+            f"{SOURCES}: {error.strerror}; the results are written there, make it possible or choose another folder"
+        )
 
 
 def fetched_images(wildcards):
@@ -145,6 +182,12 @@ def images_of_splits(wildcards):
         # the preparation of own photographs has opened each of them
         images = [f"{RESULTS}/verified.json"] if PUBLIC else []
     return [f"{RESULTS}/splits/dataset.json", *fetched_images(wildcards), *images]
+
+
+def frozen_for_preparation(wildcards):
+    """The sections that the preparation reads, or takes its options from."""
+    names = ["dataset", *(["downloads"] if PUBLIC else [])]
+    return [f"{RESULTS}/config/{name}.yaml" for name in names]
 
 
 def source_files(wildcards):
@@ -218,30 +261,6 @@ def features_folder(wildcards, input):
     return str(Path(input.features[0]).parent)
 
 
-def trained_runs():
-    """The runs that are trained, in the order of the summary."""
-    teachers = [f"teacher-{name}" for name in SETTINGS.teachers if is_trained(name)]
-    return teachers + [f"student-{name}" for name in SETTINGS.students]
-
-
-def evaluated_runs():
-    """The runs that are evaluated: untrained models, if wanted, teachers, students."""
-    used = [
-        SETTINGS.teacher_model(name) for name in SETTINGS.teachers if is_trained(name)
-    ]
-    used += [
-        start.removeprefix("initial-")
-        for start in map(SETTINGS.start_of, SETTINGS.students)
-        if start.startswith("initial-")
-    ]
-    untrained = (
-        [f"initial-{name}" for name in dict.fromkeys(used)]
-        if SETTINGS.evaluation.untrained
-        else []
-    )
-    return untrained + trained_runs()
-
-
 def evaluation_files():
     """Every test result of every seed."""
     return expand(
@@ -280,13 +299,62 @@ def figure_files():
     return figures
 
 
+def to_be_made_again():
+    """The files that do not belong to today's settings, whatever Snakemake remembers of earlier runs. Ends with a message
+    where a result is not what it says it is."""
+    # jobs that run on another machine are planned already
+    if not workflow.is_main_process:
+        return []
+    differing = frozen.differing(SECTIONS, Path(f"{RESULTS}/config"))
+    mismatches = [] if differing else list(disagreeing_records())
+    wrong = [one for one in mismatches if not one.outdated]
+    if wrong:
+        fail("\n".join([*map(str, wrong), records.remedy(wrong)]))
+    again = sorted(
+        {str(path) for path in (*differing, *(one.path for one in mismatches))}
+    )
+    if again and any(argument.partition("=")[0] == "--report" for argument in sys.argv):
+        fail(
+            f"{', '.join(again)}: of other settings; run the workflow before its report"
+        )
+    return again
+
+
+def force_to_be_made_again(wildcards):
+    """No input, but the moment to force jobs: the plan is begun, and what must run is not decided yet. Every plan with
+    results in it has frozen sections in it."""
+    workflow.dag.forcefiles.update(AGAIN)
+    return []
+
+
+def disagreeing_records():
+    """What the records of results disagree with, as far as small files tell."""
+    for path in map(Path, evaluation_files()):
+        if not path.exists():
+            continue
+        try:
+            record = records.read_evaluation(path)
+        except UserError as error:
+            fail(f"{error}: rm {path}; snakemake")
+        try:
+            yield from records.evaluation_mismatches(path, record, large=False)
+        except UserError as error:
+            fail(error)
+
+
 def print_summary():
-    """Show the table at the end of the run."""
+    """Show the table at the end of the run, if it is of these results."""
     table = Path(summary_files()[0])
-    if table.exists():
+    made_from = [f"{RESULTS}/config/{name}.yaml" for name in SECTIONS]
+    made_from += [*evaluation_files(), *metrics_files()]
+    times = [path.stat().st_mtime for path in map(Path, made_from) if path.exists()]
+    if table.exists() and table.stat().st_mtime >= max(times, default=0):
         print(
             table.read_text(encoding="utf-8"),
             f"Figures: {RESULTS}/figures",
             sep="\n",
             file=sys.stderr,
         )
+
+
+AGAIN = to_be_made_again()

@@ -1,4 +1,6 @@
 rule freeze_config:
+    input:
+        force_to_be_made_again,
     output:
         "results/{dataset}/config/{section}.yaml",
     log:
@@ -9,4 +11,4 @@ rule freeze_config:
     params:
         section=section_json,
     shell:
-        "python -m rvlr freeze --section {params.section:q} --output {output} 2> {log}"
+        "python -m rvlr freeze --section {params.section:q} --output {output} --log-file {log}"

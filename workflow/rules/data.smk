@@ -1,6 +1,6 @@
 rule prepare_data:
     input:
-        config="results/{dataset}/config/dataset.yaml",
+        config=frozen_for_preparation,
         # only to refuse captions that its scorer cannot compare: another scorer does not change the splits
         relevance=ancient("results/{dataset}/config/relevance.yaml"),
         source=source_files,
@@ -19,7 +19,7 @@ rule prepare_data:
         downloads=downloads_folder,
         folder=subpath(output.about, ancestor=2),
     shell:
-        "python -m rvlr prepare --config {input.config} --relevance {input.relevance} "
+        "python -m rvlr prepare --config {input.config[0]} --relevance {input.relevance} "
         "--downloads {params.downloads:q} --output {params.folder} --log-file {log}"
 
 

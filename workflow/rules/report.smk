@@ -1,5 +1,6 @@
 rule summarise:
     input:
+        shown="results/{dataset}/config/report.yaml",
         evaluations=evaluation_files(),
         rankings=rankings_files(),
     output:
@@ -28,7 +29,8 @@ rule summarise:
 
 rule plot_losses:
     input:
-        metrics_files(),
+        shown="results/{dataset}/config/report.yaml",
+        metrics=metrics_files(),
     output:
         report(
             "results/{dataset}/figures/losses.png",
@@ -42,12 +44,13 @@ rule plot_losses:
     conda:
         "../../envs/rvlr.yaml"
     shell:
-        "python -m rvlr plot-losses {input} --output {output} --log-file {log}"
+        "python -m rvlr plot-losses {input.metrics} --output {output} --log-file {log}"
 
 
 rule plot_three_ways:
     input:
-        evaluation_files(),
+        shown="results/{dataset}/config/report.yaml",
+        evaluations=evaluation_files(),
     output:
         report(
             "results/{dataset}/figures/three-ways.png",
@@ -61,11 +64,12 @@ rule plot_three_ways:
     conda:
         "../../envs/rvlr.yaml"
     shell:
-        "python -m rvlr plot-three-ways {input} --output {output} --log-file {log}"
+        "python -m rvlr plot-three-ways {input.evaluations} --output {output} --log-file {log}"
 
 
 rule draw_sheets:
     input:
+        shown="results/{dataset}/config/sheets.yaml",
         rankings=f"results/{{dataset}}/seed{SETTINGS.seeds[0]}/{{run}}/eval/rankings.npz",
         split="results/{dataset}/splits/test.jsonl",
         images=images_of_splits,

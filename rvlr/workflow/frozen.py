@@ -1,0 +1,60 @@
+"""Frozen sections: the parts of the configuration that stages read, one file each.
+
+Every setting that reaches a result is in a section, and every stage has its sections among its inputs. What is frozen
+is compared with today's settings by content at every start, since Snakemake's own records of earlier runs may be gone
+(results copied, folder renamed, `.snakemake` deleted) and times of files say nothing then.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rvlr import io
+from rvlr.config import Config, PublicSet, Scoring
+from rvlr.errors import UserError
+
+Sections = Mapping[str, Mapping[str, Any]]
+
+
+def sections(settings: Config, runs: Sequence[str]) -> Sections:
+    """Every section by name, defaults filled in; JSON values. runs: those that tables and figures show.
+
+    Names that the configuration leaves to a default are filled in too (the model of a teacher, the start of a student),
+    because that default depends on other sections.
+    """
+    evaluation = settings.evaluation
+    scoring = Scoring(**{field: getattr(evaluation, field) for field in Scoring.model_fields})
+    found = {
+        "dataset": settings.dataset.model_dump(mode="json"),
+        "relevance": evaluation.relevance.model_dump(mode="json"),
+        "evaluation": scoring.model_dump(mode="json"),
+        "report": {"runs": list(runs), "seeds": settings.seeds},
+        "sheets": {"seed": settings.seeds[0], "queries": evaluation.queries_shown},
+    }
+    if isinstance(settings.dataset, PublicSet):
+        found["downloads"] = {"folder": str(settings.downloads)}
+    found |= {f"initial-{name}": model.model_dump(mode="json") for name, model in settings.models.items()}
+    for name, teacher in settings.teachers.items():
+        named = {"model": settings.teacher_model(name)} if teacher.kind == "retrieval" else {}
+        found[f"teacher-{name}"] = teacher.model_dump(mode="json") | named
+    for name, student in settings.students.items():
+        start = settings.start_of(name).partition("-")[2]
+        found[f"student-{name}"] = student.model_dump(mode="json") | {"start": start}
+    return found
+
+
+def differing(today: Sections, folder: Path) -> list[Path]:
+    """The files below `folder` that do not hold today's section, whatever they hold instead. A missing file counts,
+    too, but in a folder without any, nothing was made yet."""
+    files = {folder / f"{name}.yaml": section for name, section in today.items()}
+    if not any(path.exists() for path in files):
+        return []
+    return [path for path, section in files.items() if read(path) != section]
+
+
+def read(path: Path) -> Any:
+    """What a frozen file holds; None if it is missing, or is no YAML."""
+    try:
+        return io.read_yaml(path)
+    except (UserError, OSError):
+        return None

@@ -1,0 +1,64 @@
+"""The settings as given to Snakemake: files and `--config`.
+
+Snakemake reads and merges both before the workflow sees them. A key that is given twice has lost its first value by
+then, so files and command line are looked at here once more.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rvlr import config
+from rvlr.errors import UserError
+from rvlr.workflow import places
+
+OPTIONS = {"--config": ("--config", "-C"), "--configfile": ("--configfile", "--configfiles")}
+
+
+def read(
+    merged: Mapping[str, Any], files: Sequence[Path], overrides: Mapping[str, Any], arguments: Sequence[str]
+) -> config.Config:
+    """The configuration that Snakemake merged from `files` and, over them, `overrides`.
+
+    arguments: Snakemake's command line. Raises UserError naming files and options if a file is not sound YAML, if an
+    option or one of its keys is given twice, or listing every fault of the configuration, the user's files included.
+    """
+    _check_options(arguments)
+    shown = [Path(os.path.relpath(file)) if Path(file).is_relative_to(Path.cwd()) else Path(file) for file in files]
+    config.check_files(shown)
+    source = ", ".join(map(str, shown))
+    if overrides:
+        source += f" and --config {', '.join(overrides)}" if source else f"--config {', '.join(overrides)}"
+    settings = config.parse(merged, source)
+    places.check(settings, Path("results", settings.dataset.name), source)
+    config.check_disk(settings, source)
+    return settings
+
+
+def _check_options(arguments: Sequence[str]) -> None:
+    for option, names in OPTIONS.items():
+        count = sum(given.partition("=")[0] in names for given in arguments)
+        if count > 1:
+            raise UserError(
+                f"{option}: given {count} times, Snakemake takes the last alone; write all values after one"
+            )
+    keys = Counter(entry.partition("=")[0] for entry in _values(arguments, OPTIONS["--config"]))
+    for key, count in keys.items():
+        if count > 1:
+            raise UserError(f"--config {key}: given {count} times; give it once")
+
+
+def _values(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """What follows an option up to the next one."""
+    found: list[str] = []
+    inside = False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("-"):
+            inside = name in names
+            found += [value] if inside and equals else []
+        elif inside:
+            found.append(argument)
+    return found

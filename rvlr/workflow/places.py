@@ -1,0 +1,70 @@
+"""Where the user's files lie, checked before Snakemake deletes anything.
+
+Snakemake removes the outputs of a job before it runs, folders with all they hold. So nothing of the user's may lie in
+the results of the data set, by whatever spelling or link, and results are made only where there are none of others.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rvlr.config import Config
+from rvlr.config.checks import weights_of
+from rvlr.config.sources import KNOWN
+from rvlr.errors import UserError
+
+MARK = "config/sources.yaml"  # written when a run starts, before anything else
+
+
+def check(settings: Config, results: Path, source: str) -> None:
+    """Raise UserError listing each of the user's paths, by its key, that lies in `results`, or if `results` holds
+    something that the workflow did not make. source: what the message names first."""
+    faults = _foreign(results)
+    for key, path in _user_paths(settings).items():
+        faults += [f"{key}: {fault}" for fault in _path_faults(key, path, results)]
+    if faults:
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        raise UserError("\n  ".join([f"{source}: {count} in the configuration", *faults]))
+
+
+def _user_paths(settings: Config) -> dict[str, Path]:
+    """Every path of the configuration by its key."""
+    paths = {"downloads": settings.downloads}
+    if settings.dataset.kind == "custom":
+        paths |= {"dataset.images": settings.dataset.images, "dataset.captions": settings.dataset.captions}
+    existing = {name: source.existing for name, source in settings.sources.items() if source.existing is not None}
+    paths |= {f"sources.{name}.existing": path for name, path in existing.items()}
+    return paths | {key: Path(weights) for key, weights in weights_of(settings)}
+
+
+def _path_faults(key: str, path: Path, results: Path) -> Iterator[str]:
+    # of the downloads, what the workflow puts there counts, which may lie in the results while the folder does not
+    places = [path / known.file for known in KNOWN.values()] if key == "downloads" else []
+    if any(_inside(place, results) for place in (path, *places)):
+        yield (
+            f"{path} lies in {results}, which the workflow writes and deletes from; move it elsewhere, or choose "
+            "another dataset.name"
+        )
+    elif key == "dataset.images" and _inside(results, path):
+        yield (
+            f"{path} holds {results}, but what is read and what is written must be apart; move the images to a folder "
+            "of their own, or run in another folder (--directory)"
+        )
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    real, root = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([real, root]) == root
+
+
+def _foreign(results: Path) -> list[str]:
+    """What is wrong with the place of the results."""
+    if not os.path.lexists(results) or (results / MARK).is_file():
+        return []
+    if results.is_dir() and not any(results.iterdir()):
+        return []
+    what = "a folder" if results.is_dir() else "a link to nothing" if results.is_symlink() else "a file"
+    return [
+        f"dataset.name: {results} is {what} that this workflow did not make (it has no {MARK}); "
+        "move it away, or choose another dataset.name"
+    ]
