@@ -43,7 +43,7 @@ OF_OTHER_LAUNCHERS = {
     "ACCELERATE_TORCH_DEVICE": "meta",
     "FSDP_VERSION": "2",
     "MEGATRON_LM_TP_DEGREE": "2",
-    "RVLR_PROCESS": "1:0:2:5:/tmp/x",
+    "RVLR_PROCESS": "1:0:2:5:/no/such/folder",
 }
 OF_LIBRARIES = {
     "OMP_NUM_THREADS": "1",
