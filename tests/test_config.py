@@ -313,6 +313,11 @@ NAME = "give a name of letters, digits"
             {"training": {"augmentation": {"randaugment": 3}}},
             "training.augmentation.randaugment: found 3; give a mapping with the keys operations, magnitude or null",
         ),
+        (
+            {"training": {"batch_size": 7, "processes": 2, "itm_pool": 2}, "students": {"a.b": {"teacher": "t"}}},
+            "training: batch_size 7 is the global batch; it must give each of the 2 processes the same number of "
+            "captions, at least 2",
+        ),
         ({"seeds": [1.5]}, "seeds[0]: found 1.5; give a whole number from 0 to 2,147,483,647"),
         ({"seeds": 3}, "seeds: found 3; give a list of whole numbers from 0 to 2,147,483,647, at least 1"),
         (

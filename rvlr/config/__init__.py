@@ -183,8 +183,8 @@ def _where_to_find(section: Any) -> str:
 
 def _once(lines: list[str]) -> list[str]:
     """Without repetitions of faults in the shared `training`, which lies under every teacher and student."""
-    shared = {line for line in lines if line.startswith("training.")}
-    return [line for line in lines if line in shared or line.split(".", 2)[-1] not in shared]
+    shared = tuple(f".{line}" for line in lines if line.startswith(("training.", "training:")))
+    return [line for line in lines if not (line.startswith(("teachers.", "students.")) and line.endswith(shared))]
 
 
 def load(path: Path, section: Any = Config) -> Any:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rvlr.faults import did_you_mean
+from rvlr.errors import show
+from rvlr.faults import did_you_mean, path
 
 DOWNLOADS = Path("downloads")
 
@@ -16,44 +17,46 @@ DOWNLOADS = Path("downloads")
 def references(data: dict[str, Any]) -> list[str]:
     """Names that stand for nothing, or for two things. Works on what was read, so that these faults are reported
     together with those of the sections."""
-    groups = {
-        group: {name: member for name, member in members.items() if isinstance(member, dict)}
-        for group in ("models", "teachers", "students")
-        if isinstance(members := data.get(group) or {}, dict)
-    }
-    if len(groups) < 3:
+    groups = [data.get(group, {}) for group in ("models", "teachers", "students")]
+    if not all(isinstance(members, dict) for members in groups):
         return []
-    models, teachers, students = (groups[group] for group in ("models", "teachers", "students"))
+    models, teachers, students = groups
     faults = [
-        f"models.{name}: {name!r} stands for a model and a teacher; rename one" for name in models if name in teachers
+        f"{path(('models', name))}: {name!r} stands for a model and a teacher; rename one"
+        for name in models
+        if name in teachers
     ]
-    faults += [fault for group, members in groups.items() for fault in _alike(group, members)]
-    trained = [name for name, member in teachers.items() if member.get("kind") == "retrieval"]
+    faults += [*_alike("models", models), *_alike("teachers", teachers), *_alike("students", students)]
+    trained = [name for name, one in teachers.items() if not isinstance(one, dict) or one.get("kind") == "retrieval"]
     for name in trained:
-        model = teachers[name].get("model")
+        model = teachers[name].get("model") if isinstance(teachers[name], dict) else None
         if model is None and len(models) > 1:
-            faults.append(f"teachers.{name}.model: missing; choose one of {', '.join(models)}")
+            faults.append(f"{path(('teachers', name, 'model'))}: missing; choose one of {_listed(models)}")
         elif model is not None:
-            faults += _unknown(f"teachers.{name}.model", "model", model, models)
+            faults += _unknown(("teachers", name, "model"), "model", model, models)
     if teachers and not trained and not students:
         faults.append("students: none, and no teacher is trained; there is nothing to do")
     starts = [*models, *trained]
     for name, student in students.items():
-        teacher, start = student.get("teacher"), student.get("start")
-        missing = _unknown(f"students.{name}.teacher", "teacher", teacher, teachers) if teacher is not None else []
+        teacher, start = (student.get(key) if isinstance(student, dict) else None for key in ("teacher", "start"))
+        missing = _unknown(("students", name, "teacher"), "teacher", teacher, teachers) if teacher is not None else []
         faults += missing
         if start is not None:
-            faults += _unknown(f"students.{name}.start", "model or trained teacher", start, starts)
+            faults += _unknown(("students", name, "start"), "model or trained teacher", start, starts)
         elif teacher is not None and not missing and teacher not in trained and len(models) > 1:
-            faults.append(f"students.{name}.start: missing; choose one of {', '.join(starts)}")
+            faults.append(f"{path(('students', name, 'start'))}: missing; choose one of {_listed(starts)}")
     return faults
 
 
-def _unknown(key: str, what: str, name: Any, known: Iterable[str]) -> list[str]:
+def _unknown(key: tuple[str, ...], what: str, name: Any, known: Iterable[str]) -> list[str]:
     if isinstance(name, str) and name in known:
         return []
-    defined = f"defined: {', '.join(known) or 'none'}{did_you_mean(name, known)}"
-    return [f"{key}: no {what} {name!r}; {defined}"] if isinstance(name, str) else []
+    defined = f"defined: {_listed(known)}{did_you_mean(name, known)}"
+    return [f"{path(key)}: no {what} {show(name)}; {defined}"] if isinstance(name, str) else []
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(path((name,)) for name in names) or "none"
 
 
 def _alike(group: str, names: Iterable[str]) -> list[str]:
@@ -63,7 +66,7 @@ def _alike(group: str, names: Iterable[str]) -> list[str]:
     for name in names:
         first = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if first != name:
-            faults.append(f"{group}.{name}: {first!r} differs in capitals or accents alone; rename one")
+            faults.append(f"{path((group, name))}: {first!r} differs in capitals or accents alone; rename one")
     return faults
 
 

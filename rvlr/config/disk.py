@@ -77,10 +77,10 @@ def _test_images(dataset: Any) -> int | None:
 
 def _check_vision(weights: str, key: str) -> None:
     """Raise UserError unless vision weights are words, or a file that can be read."""
-    from rvlr.models.hub import near
-
     if weights in ("random", "pretrained"):
         return
+    from rvlr.models.hub import near
+
     path, allowed = Path(weights), "give a .safetensors or .pth file, 'pretrained' or 'random'"
     if not path.exists():
         meant = did_you_mean(weights, ("random", "pretrained"))
@@ -92,9 +92,11 @@ def _check_vision(weights: str, key: str) -> None:
 
 def _check_text(weights: str, key: str) -> None:
     """Raise UserError unless text weights are `random`, a name on the hub, or a folder with all that a BERT needs."""
+    if weights == "random":
+        return
     from rvlr.models import hub
 
-    folder = None if weights == "random" else hub.local(weights, key)
+    folder = hub.local(weights, key)
     if folder is None:
         return
     tokenizer = (*hub.VOCABULARIES, "tokenizer_config.json")

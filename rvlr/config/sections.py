@@ -442,6 +442,13 @@ class Scoring(Section):
     batch_size: Batch = 64
     workers: Workers = 4
 
+    @field_validator("subsets")
+    @classmethod
+    def _subsets_differ(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{value} names a subset twice")
+        return value
+
 
 class Evaluation(Scoring):
     """The three-way evaluation."""
