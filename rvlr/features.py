@@ -202,10 +202,13 @@ def write_index(folder: Path, split: Split, **about: Any) -> None:
 def _partial(output: Path, accelerator: Accelerator) -> Iterator[dict[str, Path]]:
     """The files that all processes write the rows of each part into; the main process removes what is left of them."""
     paths = {name: output / f".{name}.partial.npy" for name in PARTS}
-    try:
+    if not accelerator.is_main_process:
         yield paths
-    finally:
-        if accelerator.is_main_process:
+        return
+    with io.folder_of(output / "index.json"):
+        try:
+            yield paths
+        finally:
             for path in paths.values():
                 path.unlink(missing_ok=True)
 

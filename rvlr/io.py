@@ -49,7 +49,7 @@ def _clear_leftovers(path: Path) -> None:
 
 
 @contextmanager
-def _folder_of(path: Path) -> Iterator[None]:
+def folder_of(path: Path) -> Iterator[None]:
     """Make the folder of `path` and those above it; on failure those that were made and are empty are removed again."""
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     ownership.check(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    with _folder_of(path):
+    with folder_of(path):
         _clear_leftovers(path)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", suffix=path.suffix, dir=path.parent)
         os.close(descriptor)
@@ -107,7 +107,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder; on success its files are fsynced and it takes the place of `path`. Raises UserError if
     there is something at `path` that `rvlr` did not make."""
     ownership.check(path)
-    with _folder_of(path):
+    with folder_of(path):
         _clear_leftovers(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
         try:
