@@ -241,7 +241,10 @@ def corrected(inputs: Inputs) -> Result:
         result.rankings[direction] = _ranking(indices, scores)
         defined = ideal[:, 0] > 0
         if not defined.any():
-            raise UserError(f"{direction}: no query has a relevant item, so NDCG is not defined; check the captions")
+            raise UserError(
+                f"{direction}: no query has a relevant item among these {len(inputs.image_embeds)} images, whose captions "
+                "share no word, so NDCG is not defined; if this is one of evaluation.subsets, name larger ones"
+            )
         for k in NDCG_CUTOFFS:
             values = metrics.ndcg_at_k(gains[defined], ideal[defined], k)
             _add(result, f"{direction}_ndcg@{k}", 100 * values)
