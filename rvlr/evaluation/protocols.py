@@ -242,8 +242,8 @@ def corrected(inputs: Inputs) -> Result:
         defined = ideal[:, 0] > 0
         if not defined.any():
             raise UserError(
-                f"{direction}: no query has a relevant item among these {len(inputs.image_embeds)} images, whose captions "
-                "share no word, so NDCG is not defined; if this is one of evaluation.subsets, name larger ones"
+                f"{direction}: no query has a relevant item among these {len(inputs.image_embeds)} images, whose "
+                "captions share no word, so NDCG is not defined; if this is one of evaluation.subsets, name larger ones"
             )
         for k in NDCG_CUTOFFS:
             values = metrics.ndcg_at_k(gains[defined], ideal[defined], k)
