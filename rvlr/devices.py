@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from rvlr import environment
 from rvlr.errors import UserError
 from rvlr.log import logger
 
@@ -33,10 +34,15 @@ def lease(count: int) -> list[int]:
     visible ones. Returns the descriptors of their locks. Without a GPU, or where `CUDA_VISIBLE_DEVICES` is empty,
     nothing is leased and the stage runs on the CPU.
 
-    Raises UserError if there are fewer GPUs than that, or if there is one that cannot be listed.
+    Raises UserError if there are fewer GPUs than that, or cores, or if there is a GPU that cannot be listed.
     """
     visible = _visible()
     if not visible:
+        if count > max(2, environment.cores()):
+            raise UserError(
+                f"processes: {count} need as many GPUs, or cores where there is none; no GPU and {environment.cores()} "
+                "core(s) are visible; lower processes"
+            )
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return []
     if count > len(visible):

@@ -92,9 +92,13 @@ def removed() -> list[str]:
 def threads() -> int:
     """The threads of this process: of the cores it may use, eight at most, its share. Results on a CPU depend on the
     number, so it is the machine's, whatever OMP_NUM_THREADS says."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     here = place()
-    return max(1, min(MOST_THREADS, usable) // (here.count if here else 1))
+    return max(1, min(MOST_THREADS, cores()) // (here.count if here else 1))
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def place() -> Place | None:
