@@ -77,8 +77,11 @@ def _line(schema: "_Tree", place: tuple[str | int, ...], node: Schema, fault: An
     if what in ("missing", "union_tag_not_found"):
         return f"missing; give {schema.allowed(node)}", None
     text = f"found {found(value)}; give {schema.allowed(node)}"
-    if isinstance(value, bool) and any("string" in one.get("type", "") for one in schema.branches(node)):
-        text += "; YAML reads yes, no, on and off without quotes as true and false"
+    if any(one.get("type") == "string" for one in schema.branches(node)):
+        if isinstance(value, bool):
+            text += "; YAML reads yes, no, on and off without quotes as true and false"
+        elif isinstance(value, int | float | datetime.date):
+            text += "; put it in quotes if it is text"
     return text + did_you_mean(value, schema.choices(node)), None
 
 
@@ -104,7 +107,7 @@ def found(value: Any) -> str:
     if isinstance(value, float):
         return str(value) if math.isfinite(value) else f"{value} (not finite)"
     if isinstance(value, datetime.date):
-        return f"the date {value} (put it in quotes if it is text)"
+        return f"the date {value}"
     if isinstance(value, dict):
         return f"a mapping, {show(value)}" if value else "an empty mapping"
     if isinstance(value, list | tuple):

@@ -1,5 +1,6 @@
 """The configuration: unknown keys refused, all faults at once with their keys, defaults, references."""
 
+import datetime
 import re
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,10 @@ NAME = "give a name of letters, digits"
         ({"training": {"epocs": 3}}, "training.epocs: unknown key; did you mean 'epochs'?"),
         ({"training": {"embed_dim": 3}}, "training.embed_dim: unknown key here; embed_dim belongs to models.NAME"),
         ({"teachers": {"t": {"epochs": 3}}}, "teachers.t.epochs: unknown key here; epochs belongs to training"),
+        (
+            {"models": {"base": {"vision": {"name": datetime.date(2024, 1, 2)}}}},
+            "models.base.vision.name: found the date 2024-01-02; give text; put it in quotes if it is text",
+        ),
         ({"epochs": 3}, "epochs: unknown key here; epochs belongs to training"),
         (
             {"dataset": {"kind": "custom", "imags": "i", "captions": "c"}},
@@ -300,7 +305,8 @@ NAME = "give a name of letters, digits"
         ),
         (
             {"models": {"base": {"vision": {"weights": 3}}}},
-            "models.base.vision.weights: found 3; give one of 'random', 'pretrained' or a path",
+            "models.base.vision.weights: found 3; give one of 'random', 'pretrained' or a path; put it in "
+            "quotes if it is text",
         ),
         (
             {"training": {"mixed_precision": False}},
@@ -357,6 +363,7 @@ def test_no_number_is_without_end(value: Any) -> None:
     ("path", "fault"),
     [
         ("", "(empty)"),
+        ("-a", "take for an option"),
         (" a", "begins or ends with a space"),
         ("a/{b}", "with '{'"),
         ("a\nb", "with '\\n'"),
@@ -449,5 +456,7 @@ def test_the_configuration_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, rvlr.config, rvlr.__main__, rvlr.data.records; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, rvlr.config, rvlr.__main__, rvlr.data.records, rvlr.models.hub; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

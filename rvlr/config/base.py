@@ -26,6 +26,8 @@ def _user_path(value: Any) -> Any:
         raise ValueError(f"found {value!r} (empty); give a path")
     if value != value.strip():
         raise ValueError(f"found {value!r}, which begins or ends with a space; remove it")
+    if value.startswith("-"):
+        raise ValueError(f"found {value!r}, which commands would take for an option; give the full path")
     odd = [sign for sign in value if sign in _NOT_IN_PATHS or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp")]
     if odd:
         raise ValueError(f"found {value!r} with {odd[0]!r}, which the workflow cannot handle in a path; rename it")
