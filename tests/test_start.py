@@ -1,6 +1,7 @@
 """What is checked when the workflow starts: settings given twice, places of the user's files, frozen sections."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ def parse(**sections: Any) -> Config:
         ("-n -C seeds=[0] dataset=shapes seeds=[0] --cores 1", "--config seeds: given 2 times"),
         ("--config seeds=[0] --cores 2 --config dataset=shapes", "--config: given 2 times"),
         ("--config=seeds=[0] -C dataset=shapes", "--config: given 2 times"),
+        ("--config 'evaluation={candidates: 3, candidates: 4}'", "--config evaluation: line 1: .* is given twice"),
         ("--configfile a.yaml --configfile b.yaml", "--configfile: given 2 times"),
         ("--configfile a.yaml -n --configfiles b.yaml", "--configfile: given 2 times"),
     ],
 )
 def test_what_is_given_twice_is_refused(arguments: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        given.read({"dataset": "shapes", **MINIMAL}, [], {}, ["snakemake", *arguments.split()])
+        given.read({"dataset": "shapes", **MINIMAL}, [], {}, ["snakemake", *shlex.split(arguments)])
 
 
 def test_what_is_given_once_is_taken() -> None:
@@ -157,6 +159,8 @@ def test_results_are_made_only_where_none_of_others_are(folder: Path) -> None:
     (results / "photo.jpg").write_text("mine")
     with pytest.raises(UserError, match=r"results/mine is a folder that this workflow did not make"):
         check(settings, results)
+    with pytest.raises(UserError, match=r"photo\.jpg is no folder"):
+        check(settings, results / "photo.jpg/shapes")
     Path("results/file").write_text("mine")
     with pytest.raises(UserError, match=r"results/file is a file that this"):
         check(settings, "results/file")

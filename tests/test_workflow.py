@@ -353,11 +353,16 @@ def test_hostile_but_legal_paths_work(tmp_path: Path) -> None:
             rows.writerow([f"{number} {HOSTILE}.png", f"a red square number {number}"])
     before = snapshot(tmp_path)
     dataset = {"kind": "custom", "images": HOSTILE, "captions": captions, "cache": {"short_side": 16}}
-    run(tmp_path, changed(dataset=dataset, downloads=f"-d {captions}"), "--until", "cache_images", "compute_relevance")
+    settings = changed(dataset=dataset, downloads=f"-d {captions}")
+    run(tmp_path, settings, "--until", "cache_images", "compute_relevance")
     after = snapshot(tmp_path)
     assert {name: after[name] for name in before} == before
     assert len(list((tmp_path / "results/custom/cache").glob("*.png"))) == 24
     assert not list(tmp_path.rglob("hacked"))
+    # another captions file takes the place of this one, an older one
+    (tmp_path / captions).write_text((tmp_path / captions).read_text().replace("square", "circle"))
+    os.utime(tmp_path / captions, (1_000_000_000, 1_000_000_000))
+    assert plan(tmp_path, settings, "--until", "prepare_data") == Counter(["prepare_data"])
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rvlr import config
+from rvlr import config, documents
 from rvlr.errors import UserError
 from rvlr.workflow import places
 
@@ -44,10 +44,12 @@ def _check_options(arguments: Sequence[str]) -> None:
             raise UserError(
                 f"{option}: given {count} times, Snakemake takes the last alone; write all values after one"
             )
-    keys = Counter(entry.partition("=")[0] for entry in _values(arguments, OPTIONS["--config"]))
-    for key, count in keys.items():
+    entries = [entry.partition("=") for entry in _values(arguments, OPTIONS["--config"])]
+    for key, count in Counter(key for key, _, _ in entries).items():
         if count > 1:
             raise UserError(f"--config {key}: given {count} times; give it once")
+    for key, _, value in entries:
+        documents.parse_yaml(value, f"--config {key}")
 
 
 def _values(arguments: Sequence[str], names: Sequence[str]) -> list[str]:

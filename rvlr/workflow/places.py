@@ -59,6 +59,8 @@ def _inside(path: Path, folder: Path) -> bool:
 
 def _foreign(results: Path) -> list[str]:
     """What is wrong with the place of the results."""
+    if os.path.lexists(results.parent) and not results.parent.is_dir():
+        return [f"{results.parent.absolute()} is no folder, but results are written there; move it away"]
     if not os.path.lexists(results) or (results / MARK).is_file():
         return []
     if results.is_dir() and not any(results.iterdir()):

@@ -306,6 +306,7 @@ def to_be_made_again():
     if not workflow.is_main_process:
         return []
     differing = frozen.differing(SECTIONS, Path(f"{RESULTS}/config"))
+    differing += replaced_captions()
     mismatches = [] if differing else list(disagreeing_records())
     wrong = [one for one in mismatches if not one.outdated]
     if wrong:
@@ -318,6 +319,19 @@ def to_be_made_again():
             f"{', '.join(again)}: of other settings; run the workflow before its report"
         )
     return again
+
+
+def replaced_captions():
+    """The record of a preparation that read another captions file than the one that lies there now, which may be older,
+    as a copy brought back is."""
+    record = Path(f"{RESULTS}/splits/dataset.json")
+    if SETTINGS.dataset.kind != "custom" or not record.exists():
+        return []
+    try:
+        digest = io.read_json(record).get("captions_sha256")
+    except UserError:
+        return [record]
+    return [record] if digest != io.sha256(SETTINGS.dataset.captions) else []
 
 
 def force_to_be_made_again(wildcards):
