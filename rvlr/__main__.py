@@ -325,7 +325,7 @@ def draw_sheets(
     split: Annotated[Path, typer.Option(help="The split it ranks, .jsonl.")],
     run: Annotated[str, typer.Option(help="Name of the run, for the title.")],
     queries: Annotated[
-        int, typer.Option(parser=whole(1, 50), metavar="INTEGER", help="How many queries of each direction to show.")
+        int, typer.Option(parser=whole(0, 50), metavar="INTEGER", help="How many queries of each direction to show.")
     ],
     cross_modal: Annotated[Path, typer.Option(help="What to write: image<->text.")],
     single_modal: Annotated[Path, typer.Option(help="What to write: image->image, text->text.")],
