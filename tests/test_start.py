@@ -144,7 +144,7 @@ def test_downloads_do_not_reach_into_the_results(folder: Path, downloads: str) -
 
 @pytest.mark.parametrize(
     "path",
-    ["my photos", "a;touch x", "$(touch x)", "`x`", "it's", 'a"b', "-n", "ünï", "results/customs"],
+    ["my photos", "a;touch x", "$(touch x)", "`x`", "it's", 'a"b', "ünï", "results/customs"],
 )
 def test_other_paths_are_taken(folder: Path, path: str) -> None:
     check(parse(dataset=PHOTOS | {"images": path}), "results/custom")

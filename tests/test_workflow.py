@@ -353,7 +353,7 @@ def test_hostile_but_legal_paths_work(tmp_path: Path) -> None:
             rows.writerow([f"{number} {HOSTILE}.png", f"a red square number {number}"])
     before = snapshot(tmp_path)
     dataset = {"kind": "custom", "images": HOSTILE, "captions": captions, "cache": {"short_side": 16}}
-    settings = changed(dataset=dataset, downloads=f"-d {captions}")
+    settings = changed(dataset=dataset, downloads=f"d {captions}")
     run(tmp_path, settings, "--until", "cache_images", "compute_relevance")
     after = snapshot(tmp_path)
     assert {name: after[name] for name in before} == before
