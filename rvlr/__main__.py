@@ -1,4 +1,5 @@
-"""The command line: `rvlr STAGE`, or `python -m rvlr STAGE`. A workflow rule, torchrun and a person run the same line.
+"""The command line: `rvlr STAGE`, or `python -m rvlr STAGE`. A workflow rule, a person and each of several processes
+run the same line.
 
 Stages import what they need when they run, so that checking a configuration does not load PyTorch.
 """

@@ -1,5 +1,6 @@
 """Stages as several processes: what reaches them from outside, how they wait for each other, how they end."""
 
+import fcntl
 import hashlib
 import os
 import re
@@ -174,6 +175,28 @@ def test_a_process_that_is_killed_is_named_once(caplog: pytest.LogCaptureFixture
     assert "process 1 of 2 was ended by SIGKILL, as the system does when memory runs out" in caplog.text
 
 
+def test_leases_last_as_long_as_the_processes(tmp_path: Path) -> None:
+    """They outlive a launcher that is killed, as a process that still computes does."""
+    code = "time.sleep(60) if rank else open(sys.argv[1], 'w').write(str(os.getpid())) and time.sleep(60)"
+    start = f"""
+import fcntl, os, sys
+from rvlr import launch
+lease = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(lease, fcntl.LOCK_EX)
+launch.run({python(code, str(tmp_path / "pid"))!r}, 1, [lease])
+"""
+    launcher = subprocess.Popen([sys.executable, "-c", start, str(tmp_path / "lock")])
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+    launcher.kill()
+    launcher.wait()
+    with (tmp_path / "lock").open() as lock:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_every_process_once_and_its_status_comes_back(tmp_path: Path, number: signal.Signals) -> None:
     """Also a second one, as people press Ctrl-C twice; the processes end one after the other, which tells nobody."""
@@ -256,9 +279,11 @@ def test_what_happens_to_one_is_said_once_and_ends_both(
 
 
 @pytest.mark.slow
-def test_the_main_process_may_take_long_over_a_validation() -> None:
-    status, errors, done = together("long", "validation", 0, 1)
-    assert (status, errors, done.stdout.split()) == (0, [], ["0.1", "0.1"])
+@pytest.mark.parametrize("place", ["validation", "writing"])
+def test_the_main_process_may_take_long_and_none_is_gone_before_all_is_written(place: str) -> None:
+    status, errors, done = together("long", place, 0, 1)
+    assert (status, errors) == (0, [])
+    assert done.stdout.splitlines() == ["validated 0.1"] * 2 + ["gone"] * 2
 
 
 # --- whole stages ------------------------------------------------------------------------------------------------

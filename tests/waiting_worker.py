@@ -31,6 +31,11 @@ def happen(group: Processes, here: str) -> float:
     return 0.1
 
 
+def say(what: str) -> None:
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
+
+
 def work() -> None:
     log.setup()
     with processes(2, timeout=timeout) as group:
@@ -40,7 +45,9 @@ def work() -> None:
                 happen(group, "step")
             dist.all_reduce(torch.ones(1))
         answer = group.by_main(lambda: happen(group, "validation"), "validation after step 2")
-        sys.stdout.write(f"{answer}\n")
+        happen(group, "writing")
+        say(f"validated {answer}")
+    say("gone")
 
 
 command_line.app = work
