@@ -199,7 +199,7 @@ launch.run({python(code, str(tmp_path / "pid"))!r}, 1, [lease])
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_every_process_once_and_its_status_comes_back(tmp_path: Path, number: signal.Signals) -> None:
-    """Also a second one, as people press Ctrl-C twice; the processes end one after the other, which tells nobody."""
+    """The processes end one after the other, of which the later must not be told a second time: it may be saving."""
     code = f"""
 received = []
 for number in (signal.SIGTERM, signal.SIGINT):
@@ -208,7 +208,8 @@ open(sys.argv[1] + str(rank), 'w')
 while not received:
     time.sleep(0.01)
 time.sleep(0.5 * (rank + 1))
-sys.exit(128 + {int(number)} if len(received) == 1 else 9)
+open(sys.argv[1] + str(rank), 'w').write(str(len(received)))
+sys.exit(128 + {int(number)})
 """
     start = f"from rvlr import launch; import sys; sys.exit(launch.run({python(code, str(tmp_path / 'ready'))!r}, 2))"
     process = subprocess.Popen([sys.executable, "-c", start])
@@ -216,6 +217,7 @@ sys.exit(128 + {int(number)} if len(received) == 1 else 9)
         time.sleep(0.05)
     process.send_signal(number)
     assert process.wait(20) == 128 + number
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["1", "1"]
 
 
 # --- waiting for each other --------------------------------------------------------------------------------------
