@@ -1,6 +1,9 @@
 """Fixtures shared by the tests: the real data beside the project, and miniature data sets and models."""
 
+import contextlib
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as rvlr.__main__ does, and for the commands that tests start
@@ -50,6 +53,21 @@ TINY_TRAINING = {
     "checkpoint_steps": 3,
     "augmentation": {"flip": False, "randaugment": None},
 }
+
+
+@contextlib.contextmanager
+def stopped_at(step: int) -> Iterator[None]:
+    """Trainings end in `Interrupted`, as if a SIGTERM had come in that step."""
+    from rvlr.training.engine import Engine
+
+    plain = Engine._agreed
+
+    def agreed(engine: Engine, received: list[int]) -> int:
+        return signal.SIGTERM if engine.state.step == step else plain(engine, received)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_agreed", agreed)
+        yield
 
 
 @pytest.fixture(scope="session")

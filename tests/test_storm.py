@@ -7,20 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import TINY_MODEL, TINY_TRAINING
+from conftest import TINY_MODEL, TINY_TRAINING, stopped_at
 from storm import Case, World, run, server, surfaces
 from transformers import BertConfig, BertModel
 
 from rvlr import config, features, relevance
 from rvlr.data.records import read_split
 from rvlr.data.text import learn_tokenizer
+from rvlr.errors import Interrupted
 from rvlr.evaluation import stage as evaluation
+from rvlr.training import stage as training
 
 CASES = [(f"{surface}: {case.name}", case) for surface, case in surfaces()]
 SECTIONS = {
     "dataset": {"kind": "shapes", "train": 24, "val": 8, "test": 12, "image_size": 32, "captions_per_image": 2},
     "model": TINY_MODEL,
     "teacher": {"kind": "retrieval", "training": {**TINY_TRAINING, "epochs": 1}},
+    "unfinished": {"kind": "retrieval", "training": {**TINY_TRAINING, "epochs": 2}},
     "student": {"teacher": "t", "training": {**TINY_TRAINING, "epochs": 1}},
     "evaluation": {"candidates": 6, "workers": 0},
     "relevance": {},
@@ -30,9 +33,8 @@ SECTIONS = {
 @pytest.fixture(scope="module")
 def world(tiny_data: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("world")
-    made = World(
-        tiny_data, tiny_model, *(root / name for name in ("bert", "features", "relevance", "evaluation", "sections"))
-    )
+    parts = ("bert", "features", "relevance", "evaluation", "sections", "unfinished")
+    made = World(tiny_data, tiny_model, *(root / name for name in parts))
     train, test = (read_split(tiny_data / f"splits/{name}.jsonl") for name in ("train", "test"))
     tokenizer = learn_tokenizer(train.captions)
     torch.manual_seed(0)
@@ -51,6 +53,10 @@ def world(tiny_data: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFa
         made.relevance / "test.npy",
         made.evaluation,
     )
+    section = config.parse(SECTIONS["unfinished"], "test", config.TrainedTeacher)
+    paths = training.Paths(tiny_model, tiny_data / "splits", None, made.unfinished, root / "run")
+    with stopped_at(8), pytest.raises(Interrupted):
+        training.train(section, 0, paths)
     made.sections.mkdir()
     for name, section in SECTIONS.items():
         (made.sections / f"{name}.yaml").write_text(yaml.safe_dump(section))

@@ -4,9 +4,11 @@ Which sample a training step sees, and how it is augmented, depends on (seed, ep
 processes or where a resumed run began.
 """
 
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -155,12 +157,19 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         """Raises UserError."""
+        others = multiprocessing.active_children()
         try:
             batches = super().__iter__()
         except OSError as error:
+            for worker in set(multiprocessing.active_children()).difference(others):
+                worker.kill()  # those that did start would wait for ever
             raise UserError(f"{self.num_workers} worker processes cannot start: {error.strerror}; {_FEWER}") from error
-        if self.num_workers:
+        if self.num_workers == 0:
+            end: Callable[[], object] = bool
+        else:
             _name_killed_workers()
+            # workers that wait ignore the signal by which Python ends them, should the program end with them alive
+            end = Finalize(None, batches._shutdown_workers, exitpriority=100)
         try:
             for batch in batches:
                 if isinstance(batch, _Fault):
@@ -168,6 +177,8 @@ class Loader(DataLoader):
                 yield batch
         except RuntimeError as error:
             raise _killed(error) from error
+        finally:
+            end()
 
 
 @dataclass(frozen=True)

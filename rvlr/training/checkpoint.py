@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from rvlr import io
-from rvlr.errors import UserError
+from rvlr.errors import UserError, describe_system
 from rvlr.log import logger
 from rvlr.training import record
 from rvlr.training.folders import MARK, MARK_TEXT, is_part
@@ -186,10 +186,10 @@ class ResumeFolder:
             refusal = error if isinstance(error, OSError) else error.__context__  # PyTorch hides it
             if not isinstance(refusal, OSError):
                 raise
-            kept = f"it resumes at step {self._saved['step']}" if self._saved is not None else "no state is saved yet"
+            refusal.filename = refusal.filename or self.folder
             raise UserError(
-                f"{refusal.filename or self.folder}: {what} cannot be written: {refusal.strerror}; make room, or allow "
-                f"writing, on the file system of {self.folder} and run the same command again: {kept}"
+                f"{what} cannot be written: {describe_system(refusal) or refusal}; "
+                + (f"it resumes at step {self._saved['step']}" if self._saved else "no state is saved yet")
             ) from error
 
     @contextmanager

@@ -76,9 +76,9 @@ class Engine:
         schedule: TrainingSchedule,
         resume: ResumeFolder,
         group: Processes,
-        inputs: str,
+        inputs: Callable[[], str],
     ) -> None:
-        """`inputs` says how large the finite numbers are that training starts from, see `rvlr.training.start`."""
+        """`inputs` says how large the numbers are that training starts from, see `rvlr.training.start`."""
         self.inputs = inputs
         self.section, self.seed, self.schedule, self.resume = section, seed, schedule, resume
         self.group, self.accelerator = group, group.accelerator
@@ -139,7 +139,8 @@ class Engine:
                 epoch_ends = state.step % self.schedule.steps_per_epoch == 0
                 if epoch_ends:
                     self._flush()
-                    self._check_weights()
+                    if self.group.is_main:
+                        self._check_weights()
                     self._validate(score)
                 stop = self._agreed(received)
                 if epoch_ends or state.step % section.checkpoint_steps == 0 or stop:
@@ -215,7 +216,7 @@ class Engine:
             )
             return UserError(
                 f"step 1: {found} before any weight has changed. What training starts from is finite, but too large to "
-                f"compute with: {self.inputs}; {advice}"
+                f"compute with: {self.inputs()}; {advice}"
             )
         return self._too_fast(f"step {step}: {found} after {step - 1} finite step(s)")
 

@@ -61,7 +61,7 @@ def _train(section: config.TrainedTeacher | config.Student, seed: int, paths: Pa
     features = read_features(paths.features, splits["train"]) if paths.features is not None else None
     torch.manual_seed(seed)
     task, tokenizer = _make_task(section, paths.start, features)
-    inputs = start.check(task.model, paths.start, features, paths.features)
+    start.check_temperatures(task.model, paths.start)
     schedule = TrainingSchedule(
         captions=len(splits["train"].captions),
         batch_size=training.batch_size,
@@ -73,7 +73,7 @@ def _train(section: config.TrainedTeacher | config.Student, seed: int, paths: Pa
     resume = ResumeFolder(paths.resume, _fingerprint(section, seed, paths, splits))
     with resume.locked() if group.is_main else nullcontext():
         group.meet("waiting for the resume folder")
-        engine = Engine(task, training, seed, schedule, resume, group, inputs)
+        engine = Engine(task, training, seed, schedule, resume, group, lambda: start.sizes(paths.start, features))
         best = _run(engine, tokenizer, splits, features)
         if group.is_main:
             task.model.load_state_dict(best)

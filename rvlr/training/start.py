@@ -1,9 +1,9 @@
-"""What training starts from: checked once, so that a loss that is not finite later is known to come from training."""
+"""What training starts from. That it is finite is checked where it is loaded; it may still be of no use."""
 
 from pathlib import Path
 
-import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from rvlr.data.loading import Features
 from rvlr.errors import UserError
@@ -12,54 +12,27 @@ from rvlr.models.retrieval import RetrievalModel
 _ROWS = 1 << 14  # read at once
 
 
-def check(model: RetrievalModel, folder: Path, features: Features | None, features_folder: Path | None) -> str:
-    """Say how large the weights, pixels and teacher features are. Raises UserError, naming the file, if one of them is
-    not finite, or if a temperature is not positive."""
-    sizes = [_check_weights(model, folder / "model.safetensors"), _check_pixels(model, folder / "config.json")]
+def check_temperatures(model: RetrievalModel, folder: Path) -> None:
+    """Raise UserError if a temperature in the weights of a start model is not positive: it would turn losses around."""
+    for name in ("temperature", "relation_temperature"):
+        value = float(getattr(model, name))
+        if value <= 0:
+            raise UserError(
+                f"{folder / 'model.safetensors'}: {name} is {value:.3g}, but it must be positive; give another model"
+            )
+
+
+def sizes(folder: Path, features: Features | None) -> str:
+    """The largest weight of a start model and the largest teacher features, in words."""
+    weights = {name: _largest(value) for name, value in load_file(folder / "model.safetensors").items()}
+    where = max(weights, key=lambda name: weights[name])
+    parts = [f"weights of {folder} up to {weights[where]:.3g} ({where})"]
     if features is not None:
         for name, rows in (("image", features.image), ("text", features.text)):
-            sizes.append(f"teacher {name} features up to {_check_rows(rows, features_folder / f'{name}.npy'):.3g}")
-    return ", ".join(sizes)
+            blocks = (torch.from_numpy(rows[first : first + _ROWS].copy()) for first in range(0, len(rows), _ROWS))
+            parts.append(f"teacher {name} features up to {max(map(_largest, blocks)):.3g}")
+    return ", ".join(parts)
 
 
-def _check_weights(model: RetrievalModel, file: Path) -> str:
-    largest, where = 0.0, ""
-    for name, value in model.state_dict().items():
-        if not value.is_floating_point() or not value.numel():
-            continue
-        highest = float(value.abs().max())  # of NaN and others: NaN
-        if not np.isfinite(highest):
-            count = int((~torch.isfinite(value)).sum())
-            raise UserError(
-                f"{file}: {count} of the {value.numel()} values of {name} are not finite (NaN or infinite); start from "
-                "another model folder, or make this one again"
-            )
-        if name.endswith("temperature") and float(value) <= 0:
-            raise UserError(f"{file}: {name} is {float(value):.3g}, but must be positive; start from another model")
-        if highest > largest:
-            largest, where = highest, name
-    return f"weights up to {largest:.3g} ({where})"
-
-
-def _check_pixels(model: RetrievalModel, file: Path) -> str:
-    """Pixels are 0 to 1 before mean and standard deviation are applied."""
-    vision = model.config.vision
-    mean, std = np.array(vision["mean"], dtype=float), np.array(vision["std"], dtype=float)
-    if not np.isfinite(mean).all():
-        raise UserError(f"{file}: vision.mean is {vision['mean']}; it must be finite, as pixels are 0 to 1")
-    if not (np.isfinite(std).all() and (std > 0).all()):
-        raise UserError(f"{file}: vision.std is {vision['std']}; it must be finite and positive")
-    return f"pixels up to {(np.maximum(np.abs(mean), np.abs(1 - mean)) / std).max():.3g}"
-
-
-def _check_rows(rows: np.ndarray, file: Path) -> float:
-    largest = 0.0
-    for start in range(0, len(rows), _ROWS):
-        highest = np.abs(rows[start : start + _ROWS]).max(axis=1)
-        if not np.isfinite(highest).all():
-            row = start + int(np.flatnonzero(~np.isfinite(highest))[0])
-            raise UserError(
-                f"{file}: row {row} (counted from 0) holds values that are not finite; extract the features again"
-            )
-        largest = max(largest, float(highest.max()))
-    return largest
+def _largest(values: torch.Tensor) -> float:
+    return float(values.abs().max()) if values.numel() else 0.0

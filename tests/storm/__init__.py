@@ -45,7 +45,8 @@ class World:
     data: `splits/` and `images/` of a tiny `shapes`. model: an untrained model folder. bert: a BERT folder with
     tokenizer. features: those of `model` for the training split. relevance: `test.npy` and `test.json`. evaluation:
     `test.json` and `rankings.npz` of `model`. sections: frozen sections, `dataset`, `model`, `teacher`, `student`,
-    `evaluation`, `relevance`, each a .yaml.
+    `evaluation`, `relevance`, and `unfinished`, a teacher's, each a .yaml. unfinished: the resume folder of a training
+    of that teacher with seed 0: `checkpoint.pt` of step 8, `previous.pt` and the best weights of step 6.
     """
 
     data: Path
@@ -55,6 +56,7 @@ class World:
     relevance: Path
     evaluation: Path
     sections: Path
+    unfinished: Path
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ def run(context: ForkServerContext, case: Case, world: World, folder: Path, outp
 
 
 def _command(arguments: list[str], folder: str, environment: dict[str, str], output: str) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as of a command that was not forked itself
     os.chdir(folder)
     os.environ.update(environment)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
