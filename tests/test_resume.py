@@ -260,7 +260,7 @@ def test_a_full_disk_keeps_the_last_state_and_training_resumes(
         with pytest.raises(UserError) as raised:
             train(section(), 3, tight)
         message = str(raised.value)
-        assert message.startswith("the state of step 18 cannot be written: ")
+        assert message.startswith("the state of step 15 cannot be written: ")
         assert "No space left on device" in message
         assert "make room there" in message
         assert "it resumes at step 14" in message

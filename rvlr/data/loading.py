@@ -6,6 +6,7 @@ processes or where a resumed run began.
 
 import multiprocessing
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 from transformers import PreTrainedTokenizerBase
 
 from rvlr.data.images import ImageTransform, load_image
@@ -163,6 +165,9 @@ class Loader(DataLoader):
         except OSError as error:
             for worker in set(multiprocessing.active_children()).difference(others):
                 worker.kill()  # those that did start would wait for ever
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                if isinstance(half := frame.f_locals.get("self"), _BaseDataLoaderIter):
+                    half._shutdown = True  # or it prints a traceback: it cannot end what it has not started
             raise UserError(f"{self.num_workers} worker processes cannot start: {error.strerror}; {_FEWER}") from error
         if self.num_workers == 0:
             end: Callable[[], object] = bool

@@ -15,7 +15,7 @@ _ROWS = 1 << 14  # read at once
 def check_temperatures(model: RetrievalModel, folder: Path) -> None:
     """Raise UserError if a temperature in the weights of a start model is not positive: it would turn losses around."""
     for name in ("temperature", "relation_temperature"):
-        value = float(getattr(model, name))
+        value = getattr(model, name).item()
         if value <= 0:
             raise UserError(
                 f"{folder / 'model.safetensors'}: {name} is {value:.3g}, but it must be positive; give another model"

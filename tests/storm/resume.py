@@ -178,7 +178,7 @@ def _extract_here(world: World) -> list[str]:
 
 def _evaluate_here(world: World) -> list[str]:
     files = ["--config", "evaluation.yaml", "--model", str(world.model), "--split", "splits/test.jsonl"]
-    more = ["--relevance", f"{world.relevance}/test.npy", "--run", "r", "--seed", "0"]
+    more = ["--relevance", f"{world.relevance}/test.npy", "--run", "initial-base", "--seed", "0"]
     return ["evaluate", *files, *more, "--output", "eval"]
 
 
@@ -198,7 +198,6 @@ FOREIGN = {
     "below a file": (_as_file(resume="notes.txt/x"), (r"notes\.txt.*a folder",)),
     "a device": (_as_file(resume="/dev/null"), (r"/dev/null: not a folder",)),
     "of a name too long": (_as_file(resume="r" * 300), (r"File name too long", r"give a shorter path")),
-    "an empty string": (_as_file(resume=""), (r"--resume",)),
     "of a student, the user's": (_student, (r"holds notes\.txt", OWN)),
     "with a file of the user's": (_spoilt("thesis.tex", by=_mine), (r"move thesis\.tex to another place",)),
     "with a copy of a checkpoint": (_spoilt("checkpoint.pt.bak", by=_mine), (r"move checkpoint\.pt\.bak",)),
@@ -257,7 +256,7 @@ CAUSES = {
 }
 PLAIN = r"^(?!.*(Caught|worker process|Original Traceback))"
 CASES = [
-    *(Case(f"resume is or is in {name}", arrange, says) for name, (arrange, says) in FOREIGN.items()),
+    *(Case(f"resume folder: {name}", arrange, says) for name, (arrange, says) in FOREIGN.items()),
     *(
         Case(f"checkpoint {name}", _spoilt("checkpoint.pt", by=by), (r"checkpoint\.pt is", PREVIOUS), 0, changes=True)
         for name, by in RECOVERED.items()
@@ -281,6 +280,7 @@ CASES = [
         (r"ERROR image .*03\.png.{0,2} is an empty file", PLAIN),
         changes=True,
     ),
+    Case("resume is an empty string", _as_file(resume=""), (r"--resume is empty",), 2),
     Case("output below a file", _as_file(output="notes.txt/out"), (r"--output notes\.txt/out",)),
     *(Case(name, arrange, (*says, PLAIN)) for name, (arrange, says) in CAUSES.items()),
 ]
