@@ -312,7 +312,10 @@ def kill_later(line: list[str], resume: Path, seconds: float, number: int) -> in
         time.sleep(0.01)
     time.sleep(seconds)
     if process.poll() is None:
-        os.killpg(process.pid, number)
+        launched = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for group in (process.pid, *map(int, launched)):  # those of several processes have sessions of their own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, number)
     return process.wait()
 
 
