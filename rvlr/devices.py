@@ -26,6 +26,7 @@ LOCKS = Path("/tmp")
 DRIVER = Path("/proc/driver/nvidia/version")
 DEVICE_FILES = Path("/dev")
 _ON_THE_CPU = "to use the CPU on purpose, set CUDA_VISIBLE_DEVICES to nothing, as in `CUDA_VISIBLE_DEVICES= snakemake`"
+_NO_GPU = ("", "-1")
 _LISTED = re.compile(r"^(\s*)(?:GPU (\d+):|MIG ).*\(UUID: ([^)]+)\)", re.MULTILINE)
 
 
@@ -50,8 +51,9 @@ def lease(count: int) -> list[int]:
             f"processes: {count} need as many GPUs, {len(visible)} are visible: {', '.join(visible)}; lower processes, "
             f"or {_ON_THE_CPU}"
         )
-    if count > 1 and any(name.startswith("MIG-") for name in visible):
-        raise UserError(f"processes: {count} need whole GPUs, but {visible[0]} is a part of one; set processes to 1")
+    parts = [name for name in visible if name.startswith("MIG-")]
+    if count > 1 and parts:
+        raise UserError(f"processes: {count} need whole GPUs, but {parts[0]} is a part of one; set processes to 1")
     told = False
     while len(held := _try(visible, count)) < count:
         if not told:
@@ -72,7 +74,7 @@ def usable() -> bool:
     import torch
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given == "":
+    if given in _NO_GPU:
         return False
     with warnings.catch_warnings(action="ignore"):  # what it warns of is said below
         if torch.cuda.is_available():
@@ -89,7 +91,7 @@ def usable() -> bool:
 def _visible() -> list[str]:
     """The UUIDs of the devices that this stage may use, in the order in which they are to be taken."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None and given.strip() in ("", "-1"):
+    if given is not None and given.strip() in _NO_GPU:
         return []
     listed = _list()
     if given is None:

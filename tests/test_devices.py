@@ -2,6 +2,7 @@
 machines that run this have none."""
 
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -92,7 +93,10 @@ def test_stages_of_one_slurm_allocation_get_different_gpus_however_they_are_name
     given = [{"CUDA_VISIBLE_DEVICES": names} for names in ("1,2", f"{UUIDS[2]},{UUIDS[1]}", "GPU-1,GPU-2")]
     slurm = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}
     stages = [Stage(1, **slurm, **variables) for variables in given]
-    time.sleep(1.5)
+    outputs, deadline = [stage.process.stdout for stage in stages], time.monotonic() + 60
+    while len(select.select(outputs, [], [], 0.1)[0]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)  # in which the third would take one too
     for stage in stages:
         stage.process.kill()
     held = [name for stage in stages for name in stage.process.communicate()[0].split()]
