@@ -7,7 +7,8 @@ sections in `ROOT/config`, `ROOT/splits`, `ROOT/relevance`, the model beside it.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,6 +60,11 @@ class Place:
         """The file of a section that these results were made from, if there is one."""
         path = self.folder.parent.parent / "config" / f"{section}.yaml"
         return path if self.seed is not None and path.is_file() else None
+
+    def own(self, name: str) -> Path | None:
+        """A file of this run, if there is one."""
+        path = self.folder / name
+        return path if self.run is not None and path.is_file() else None
 
     def beside(self, *parts: str) -> Path | None:
         """A file of the whole data set, if there is one."""
@@ -119,8 +125,8 @@ def evaluation_mismatches(path: Path, record: Mapping[str, Any], large: bool = T
     sources: list[tuple[str, str, Path | None, Callable[[Path], str], bool]] = [
         ("split", inputs["split_checksum"], place.beside("splits", f"{record['split']}.jsonl"), _checksum, False),
         ("relevance", inputs["relevance_sha256"], place.beside("relevance", f"{record['split']}.npy"), _sha256, True),
-        ("model", inputs["model_sha256"], _existing(place.folder / "config.yaml"), _recorded_model, False),
-        ("model", inputs["model_sha256"], _existing(place.folder / "model/model.safetensors"), _sha256, True),
+        ("model", inputs["model_sha256"], place.own("config.yaml"), _recorded_model, False),
+        ("model", inputs["model_sha256"], place.own("model/model.safetensors"), _sha256, True),
         ("rankings", record["outputs"]["rankings_sha256"], path.with_name(RANKINGS), _sha256, True),
     ]
     for what, want, source, digest, reads_much in sources:
@@ -130,7 +136,21 @@ def evaluation_mismatches(path: Path, record: Mapping[str, Any], large: bool = T
             yield Mismatch(path, f"{source} is missing, though there is an evaluation")
         elif (have := digest(source)) not in (want, None):
             yield Mismatch(path, f"made from another {what} than {source} ({want[:12]}…, not {have[:12]}…)", source)
+    yield from _data_mismatches(place, record["split"])
     yield from training_mismatches(place.folder)
+
+
+def _data_mismatches(place: Place, split: str) -> Iterator[Mismatch]:
+    """What the records of the data that all runs share do not agree with."""
+    for name, folder, file in (("dataset", "splits", "dataset.json"), ("relevance", "relevance", f"{split}.json")):
+        path, frozen = place.beside(folder, file), place.frozen(name)
+        if path is None or frozen is None:
+            continue
+        section, record = io.read_yaml(frozen), io.read_json(path)
+        if name == "relevance":
+            record = {"settings": {key: record.get(key) for key in section}}
+        if (settings := record.get("settings", section)) != section:
+            yield Mismatch(path, f"made with {_difference(settings, section, frozen)}", frozen)
 
 
 def training_mismatches(folder: Path) -> Iterator[Mismatch]:
@@ -139,29 +159,31 @@ def training_mismatches(folder: Path) -> Iterator[Mismatch]:
     if not path.is_file():
         return
     record = io.read_yaml(path)
-    if not isinstance(record, dict) or not {"seed", "settings", "outputs"} <= record.keys():
-        yield Mismatch(path, "not the record of a training, which has seed, settings and outputs")
+    parts = {"seed": int, "settings": dict, "outputs": dict}
+    if not isinstance(record, dict) or any(type(record.get(name)) is not kind for name, kind in parts.items()):
+        # anybody may have a file of that name; in the folder of a run it is ours
+        if place.run is not None:
+            yield Mismatch(path, "not the record of a training, which has seed, settings and outputs")
         return
     yield from _names(path, place, place.run, record["seed"])
     frozen = place.frozen(place.run) if place.run else None
     if frozen is not None and (section := io.read_yaml(frozen)) != record["settings"]:
         yield Mismatch(path, f"trained with {_difference(record['settings'], section, frozen)}", frozen)
-    metrics = _existing(folder / "metrics.jsonl")
-    if metrics is not None and _sha256(metrics) != record["outputs"].get("metrics_sha256"):
+    metrics = folder / "metrics.jsonl"
+    if metrics.is_file() and _sha256(metrics) != record["outputs"].get("metrics_sha256"):
         # both are written together: neither is older than the other
         yield Mismatch(metrics, f"not the log of the training that {path} records")
 
 
 def _raise(*mismatches: Mismatch) -> None:
     if mismatches:
-        what = "it was" if len({one.path for one in mismatches}) == 1 else "they were"
-        raise UserError("\n".join([*map(str, mismatches), f"{what} changed or copied; {remedy(mismatches)}"]))
+        raise UserError("\n".join([*dict.fromkeys(map(str, mismatches)), remedy(mismatches)]))
 
 
-def remedy(mismatches: "tuple[Mismatch, ...] | list[Mismatch]") -> str:
+def remedy(mismatches: Sequence[Mismatch]) -> str:
     """How to make the records again."""
-    files = " ".join(str(path) for path in dict.fromkeys(one.path for one in mismatches))
-    return f"restore what belongs there, or have it made again: rm {files}; snakemake"
+    command = shlex.join(["rm", *dict.fromkeys(str(one.path) for one in mismatches)])
+    return f"changed or copied: restore what belongs there, or have it made again: {command}; snakemake"
 
 
 def _names(path: Path, place: Place, run: str | None, seed: int) -> Iterator[Mismatch]:
@@ -179,10 +201,6 @@ def _difference(record: Any, section: Any, frozen: Path) -> str:
         keys.append(key)
         record, section = record.get(key, "nothing"), section.get(key, "nothing")
     return f"{'.'.join(keys) or 'other settings:'} {record!r}, {frozen} has {section!r}"
-
-
-def _existing(path: Path) -> Path | None:
-    return path if path.is_file() else None
 
 
 def _checksum(split: Path) -> str:

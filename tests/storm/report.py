@@ -30,6 +30,9 @@ def _study(world: World, folder: Path) -> None:
     shutil.copytree(world.relevance, root / "relevance")
     record = json.loads((world.evaluation / "test.json").read_text())
     (root / "config/evaluation.yaml").write_text(yaml.safe_dump(record["config"]))
+    (root / "config/relevance.yaml").write_text(yaml.safe_dump({"scorer": "rouge-score", "stemmer": False}))
+    settings = json.loads((root / "splits/dataset.json").read_text())["settings"]
+    (root / "config/dataset.yaml").write_text(yaml.safe_dump(settings))
     for place in RUNS:
         run, seed = folder / place, int(Path(place).parent.name.removeprefix("seed"))
         shutil.copytree(world.model, run / "model")
@@ -167,6 +170,17 @@ RECORDS = [
         TEST_A,
         r"another relevance than \S*relevance/test\.npy",
     ),
+    _case(
+        "relevance of another scorer",
+        _set("results/tiny/config/relevance.yaml", "scorer", to="coco-caption"),
+        r"relevance/test\.json: made with scorer 'rouge-score', \S*relevance\.yaml has 'coco-caption'",
+    ),
+    _case(
+        "another data set",
+        _set("results/tiny/splits/dataset.json", "settings", "imbalance", to=0.9),
+        r"splits/dataset\.json: made with imbalance 0\.9, \S*dataset\.yaml has 0\.0",
+        r"rm \S*splits/dataset\.json; snakemake",
+    ),
     _case("another model's weights", _cut(f"{A}/model/model.safetensors", 999), TEST_A, "another model than"),
     _case(
         "another model's digest", _set(f"{A}/{TEST}", "inputs", "model_sha256", to="0" * 64), TEST_A, "another model"
@@ -191,6 +205,7 @@ RECORDS = [
         TRAINED_A + r"trained with training\.epochs 3, \S*student-a\.yaml has 4",
     ),
     _case("trained with another seed", _set(f"{A}/{TRAINED}", "seed", to=5), TRAINED_A, "of seed 5"),
+    _case("digests that are none", _set(f"{A}/{TRAINED}", "outputs", to="none"), TRAINED_A, "settings and outputs"),
     _case("no record of a training", _write(f"{A}/{TRAINED}", b"- 1\n"), TRAINED_A, "seed, settings and outputs"),
     _case(
         "a record of a training without digests",
@@ -243,6 +258,19 @@ SOUND = [
     _case(
         "a sound evaluation elsewhere",
         lambda folder: (folder / A / "eval").rename(folder / "eval"),
+        status=0,
+        changes=True,
+        command=_summarise(TEST),
+    ),
+    _case(
+        "a sound evaluation and log beside a config.yaml and a model of the user's",
+        lambda folder: [
+            (folder / A / "eval").rename(folder / "eval"),
+            (folder / A / LOG).rename(folder / LOG),
+            (folder / "config.yaml").write_text("mine: true\n"),
+            (folder / "model").mkdir(),
+            (folder / "model/model.safetensors").write_text("mine"),
+        ],
         status=0,
         changes=True,
         command=_summarise(TEST),

@@ -310,7 +310,7 @@ def to_be_made_again():
     mismatches = [] if differing else list(disagreeing_records())
     wrong = [one for one in mismatches if not one.outdated]
     if wrong:
-        fail("\n".join([*map(str, wrong), records.remedy(wrong)]))
+        fail("\n".join([*dict.fromkeys(map(str, wrong)), records.remedy(wrong)]))
     again = sorted(
         {str(path) for path in (*differing, *(one.path for one in mismatches))}
     )
