@@ -5,6 +5,7 @@ files, images repeated; ours are those of `rvlr.features`. Relevance: theirs is 
 that of `rvlr.relevance`.
 """
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -54,6 +55,8 @@ def import_features(image: Path, text: Path, annotations: Sequence[Path], split:
     split or hold NaN or infinity, if the rows of one image or of equal captions are not alike, or if the disk is too
     small; nothing is written then.
     """
+    if os.path.realpath(image) == os.path.realpath(text):
+        raise UserError(f"{image}: given for images and for text; the authors have {IMAGE_FILE} and {TEXT_FILE}")
     theirs, ours = read_rows(annotations), _rows(split)
     images, texts = _open_features(image, len(theirs)), _open_features(text, len(theirs))
     order = _match(ours, theirs, f"the split {split.name!r}", ", ".join(map(str, annotations)))

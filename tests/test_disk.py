@@ -85,7 +85,8 @@ def import_features(data: Path, model: Path, folder: Path) -> list[str]:
     (folder / "theirs.json").write_text(json.dumps(lists))
     rows = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32).repeat(2, axis=0)
     np.save(folder / "rows.npy", rows)
-    options = ["--image", "rows.npy", "--text", "rows.npy", "--annotations", "theirs.json"]
+    np.save(folder / "text.npy", rows)
+    options = ["--image", "rows.npy", "--text", "text.npy", "--annotations", "theirs.json"]
     return ["import-features", *options, "--split", f"{data}/splits/train.jsonl", "--output", "out"]
 
 

@@ -62,7 +62,10 @@ def _fetch_images(name: str, source: config.Source, archive: Path, folder: Path)
         if record.exists() and folder.is_dir():
             return
         if source.existing is not None and source.existing.is_dir():
-            unpack.link_images(source.existing, folder)
+            try:
+                unpack.link_images(source.existing, folder)
+            except UserError as error:
+                raise UserError(f"sources.{name}: existing: {error}") from None
         elif not folder.is_dir():
             if folder.is_symlink():
                 folder.unlink()  # to a folder that is gone

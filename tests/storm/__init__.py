@@ -12,12 +12,15 @@ import os
 import pkgutil
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from multiprocessing import connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 SECONDS = 60
+_COLLECTING = threading.Lock()  # to start a process asks all others for their status, which can be read only once
 _ERRORS = re.compile(r"^(?:\d\d:\d\d:\d\d (?:ERROR|CRITICAL) |error: )", re.MULTILINE)
 _PRELOADED = (
     "rvlr.__main__",
@@ -114,11 +117,14 @@ def run(context: ForkServerContext, case: Case, world: World, folder: Path, outp
     arguments = case.arrange(world, folder)
     before = snapshot(folder)
     process = context.Process(target=_command, args=(arguments, str(folder), dict(case.environment), str(output)))
-    process.start()
-    process.join(SECONDS)
-    if process.is_alive():
-        process.kill()
+    with _COLLECTING:
+        process.start()
+    ended = connection.wait([process.sentinel], SECONDS)
+    with _COLLECTING:
+        if not ended:
+            process.kill()
         process.join()
+    if not ended:
         return [f"still running after {SECONDS} s"]
     said = output.read_text(encoding="utf-8", errors="replace")
     wrong = []
