@@ -68,9 +68,7 @@ def single_modal_extractor(
     encode_text = _text_encoder(section.text, device, captions)
     vision = section.vision
     weights = None if vision.weights == "random" else vision.weights
-    outline(
-        lambda: VisionEncoder(vision.name, vision.image_size, vision.options), "the teacher's vision cannot be built"
-    )
+    outline(lambda: VisionEncoder(vision.name, vision.image_size, vision.options), "the teacher cannot be built")
     encoder = VisionEncoder(vision.name, vision.image_size, vision.options, weights).eval().to(device)
     return Extractor(vision.model_dump(), lambda pixels: encoder(pixels)[:, 0], encode_text)
 
@@ -81,11 +79,11 @@ def _text_encoder(
     key = "text.weights"
     folder = hub.find(text.weights, key, hub.WEIGHTS, hub.VOCABULARIES)
     source = f"{key}: {folder}"
+    model = _text_model(folder, key)
     tokenizer = pretrained.load_tokenizer(folder, key)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise UserError(f"{source}: the tokenizer has no pad_token and no eos_token; set one in tokenizer_config.json")
-    model = _text_model(folder, key)
     tokens.check_ids(tokenizer, model.get_input_embeddings().weight.shape[0], source)
     tokens.check_words(tokenizer, captions, source)
     model = model.get_encoder() if model.config.is_encoder_decoder else model

@@ -44,7 +44,7 @@ def load(folder: Path, key: str, text: config.Text) -> BertModel:
         )
     config.parse(stated, f"{key}: {path}", Bert)
     found = pretrained.load_config(folder, key)
-    shapes = weights.shapes(pretrained.weights_file(folder, key))
+    shapes = weights.shapes(pretrained.weights_file(folder, key), key)
     prefix = "bert." if any(name.startswith("bert.") for name in shapes) else ""
     wanted = {name: getattr(found, name) for name in (*_SIZES, "num_hidden_layers")}
     compare(wanted, sizes(shapes, prefix) | {"num_hidden_layers": layers(shapes, f"{prefix}encoder.layer.")}, path, key)

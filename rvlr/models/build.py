@@ -37,7 +37,7 @@ def initialise(section: config.Model, seed: int, captions: Sequence[str], output
         contrast_temperature=section.temperature,
         relation_temperature=section.relation_temperature,
     )
-    outline(lambda: RetrievalModel(settings), "the model's settings describe none that can be built")
+    outline(lambda: RetrievalModel(settings), "the model cannot be built")
     model = RetrievalModel(settings, None if vision.weights == "random" else vision.weights)
     if source is not None:
         _copy_bert(source, model)
@@ -54,8 +54,8 @@ def _text_start(text: config.Text, captions: Sequence[str]) -> tuple[PreTrainedT
         return tokenizer, None
     key = "text.weights"
     folder = hub.find(text.weights, key, hub.WEIGHTS, hub.VOCABULARIES)
-    tokenizer = pretrained.load_tokenizer(folder, key)
     source = bert.load(folder, key, text)
+    tokenizer = pretrained.load_tokenizer(folder, key)
     tokens.check_ids(tokenizer, source.config.vocab_size, f"{key}: {folder}")
     tokens.check_frame(tokenizer, f"{key}: {folder}")
     tokens.check_words(tokenizer, cleaned, f"{key}: {folder}")
@@ -86,8 +86,8 @@ def load(folder: Path, teacher: dict[str, Any] | None = None) -> tuple[Retrieval
     Raises UserError if one of them is missing, does not load, or does not fit the other.
     """
     found = hub.find(folder, "model folder")
-    tokenizer = pretrained.load_tokenizer(found, "model folder")
     model = RetrievalModel.from_pretrained(found, teacher)
+    tokenizer = pretrained.load_tokenizer(found, "model folder")
     tokens.check_ids(tokenizer, model.text_encoder.config.vocab_size, f"model folder: {found}")
     tokens.check_frame(tokenizer, f"model folder: {found}")
     return model, tokenizer

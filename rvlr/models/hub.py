@@ -47,9 +47,11 @@ def find(name: str | Path, key: str, *parts: tuple[str, ...]) -> Path:
 
 def local(name: str | Path, key: str) -> Path | None:
     """The folder that a path names, None for a name on the hub. Raises UserError for what is neither."""
+    if not str(name).strip():
+        raise UserError(f"{key}: {name!r} names nothing; give a folder, or a name on the hub")
     try:
         if isinstance(name, Path) or _is_path(name):
-            return _folder(Path(name).expanduser(), key)
+            return _folder(name, key)
     except (OSError, RuntimeError) as error:  # a name that is too long, a folder that may not be read, no such home
         raise UserError(f"{key}: {name}: {getattr(error, 'strerror', None) or error}; correct the path") from None
     if not _HUB_NAME.fullmatch(name):
@@ -94,13 +96,15 @@ def _is_path(name: str) -> bool:
     )
 
 
-def _folder(path: Path, key: str) -> Path:
+def _folder(name: str | Path, key: str) -> Path:
+    path = Path(name).expanduser()
     if path.is_dir():
         return path
     if path.exists():
         raise UserError(f"{key}: {path} is a file; give the folder that holds config.json, weights and tokenizer")
+    shown = name if "://" in str(name) else path
     raise UserError(
-        f"{key}: no such folder: {path}{near(path)}; give a folder, or a name on the hub, which is NAME or OWNER/NAME"
+        f"{key}: no such folder: {shown}{near(path)}; give a folder, or a name on the hub, which is NAME or OWNER/NAME"
     )
 
 

@@ -11,8 +11,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from rvlr.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
-_MOST = 20_000
-"""Parameters (tensors) of a model. The largest of timm and of transformers' encoders have about 3,000."""
+_MOST = 8_000
+"""Parameters (tensors) of a model. The largest encoders of timm have about 2,000."""
 
 
 def outline(build: Callable[[], M], complaint: str) -> M:
@@ -38,8 +38,13 @@ def outline(build: Callable[[], M], complaint: str) -> M:
         raise UserError(f"{complaint}: {why}") from error
     finally:
         hook.remove()
-    needed = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    state = model.state_dict()
+    needed = sum(value.numel() * value.element_size() for value in state.values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
-        raise UserError(f"{complaint}: its weights are {needed / 1e9:,.0f} GB, and this machine has {memory / 1e9:.0f}")
+        largest = max(state, key=lambda name: state[name].numel())
+        raise UserError(
+            f"{complaint}: its weights are {needed / 1e9:,.0f} GB, and this machine has {memory / 1e9:.0f}; "
+            f"the largest, {largest}, is of shape {tuple(state[largest].shape)}"
+        )
     return model

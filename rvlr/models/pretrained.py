@@ -61,7 +61,7 @@ def _mapping(path: Path, key: str) -> dict[str, Any]:
         raise UserError(f"{key}: {path}: a mapping expected, a {type(found).__name__} found")
     for name, why in _REFUSED.items():
         if found.get(name):
-            raise UserError(f"{key}: {path}: {name} is {found[name]!r}: {why}")
+            raise UserError(f"{key}: {path}: {name}: {why}")
     kernels = [name for name in found if "attn_implementation" in name and "/" in str(found[name])]
     if kernels:
         raise UserError(f"{key}: {path}: {kernels[0]} is {found[kernels[0]]!r}, code from the hub; remove it")
@@ -81,21 +81,20 @@ def load_tokenizer(folder: Path, key: str) -> PreTrainedTokenizerBase:
 
     Raises UserError if there is none, if it does not load, or if it knows nothing but special tokens.
     """
-    settings = folder / "tokenizer_config.json"
-    for path in (settings, folder / "config.json"):
+    for path in (folder / "tokenizer_config.json", folder / "config.json"):
         if path.exists():
             _mapping(path, key)
-    files = ", ".join(hub.VOCABULARIES)
-    if hub.file_in(folder, hub.VOCABULARIES) is None and not settings.is_file():
-        raise UserError(
-            f"{key}: no tokenizer in {folder}: none of {files}; put the files of the tokenizer that the model was "
-            "trained with there"
-        )
-    found = _transformers(AutoTokenizer.from_pretrained, folder, f"{key}: the tokenizer of {folder}")
-    wanted = found.vocab_files_names.values()
+    try:
+        found = _transformers(AutoTokenizer.from_pretrained, folder, f"{key}: the tokenizer of {folder}")
+        wanted = tuple(found.vocab_files_names.values())  # none: it reads bytes
+    except UserError:
+        if hub.file_in(folder, hub.VOCABULARIES) is not None:
+            raise
+        wanted = hub.VOCABULARIES
     if wanted and hub.file_in(folder, (*hub.VOCABULARIES, *wanted)) is None:
         raise UserError(
-            f"{key}: no vocabulary in {folder}: none of {', '.join(wanted)}; put the tokenizer's files there"
+            f"{key}: no tokenizer in {folder}: none of {', '.join(wanted)}; put the files of the tokenizer that the "
+            "model was trained with there"
         )
     if not found.get_vocab().keys() - set(found.all_special_tokens):
         raise UserError(f"{key}: the tokenizer of {folder} knows no words, only {', '.join(found.all_special_tokens)}")
@@ -130,7 +129,7 @@ def load_model(
     """
     path = weights_file(folder, key)
     outlined = outline(build, f"{key}: {folder / 'config.json'} describes no model that can be built")
-    _compare(outlined, weights.shapes(path), f"{key}: {path}")
+    _compare(outlined, weights.shapes(path, key), f"{key}: {path}")
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
     model, report = _transformers(load, folder, f"{key}: {path}", **options)
     missing = sorted(name for name in report["missing_keys"] if not optional(model, name))

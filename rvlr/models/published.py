@@ -76,7 +76,8 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
     used = {key: _our_name(plain[key], text["fusion_layer"]) for key in state if key not in ignored}
     if len(set(used.values())) < len(used):
         raise UserError(f"{checkpoint}: holds some parameters twice, with and without a 'module.' or 'bert.' prefix")
-    described = _model_config(checkpoint, found, student, vision, text, settings)
+    files = {"checkpoint": checkpoint, "vision_config": vision_file, "text_config": text_file}
+    described = _model_config(files, found, student, vision, text, settings)
     expected = outline(
         lambda: RetrievalModel(described), f"{vision_file} and {text_file} describe no model that can be built"
     ).state_dict()
@@ -87,11 +88,10 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
     absent = _absent_scalars(described, expected, converted, student, settings)
     converted |= {ours: value for ours, (value, _) in absent.items()}
     _check(converted, expected, used, f"{checkpoint}: does not fit the model of {vision_file} and {text_file}")
-    weights.check_kinds(converted, expected, str(checkpoint))
+    weights.check_kinds(weights.kinds_of(state), str(checkpoint))
     model = RetrievalModel(described)
     model.load_state_dict(converted)
-    sources = {"checkpoint": checkpoint, "vision_config": vision_file, "text_config": text_file}
-    return Imported(model.eval(), used, ignored, {ours: why for ours, (_, why) in absent.items()}, sources)
+    return Imported(model.eval(), used, ignored, {ours: why for ours, (_, why) in absent.items()}, files)
 
 
 def save(found: Imported, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
@@ -173,8 +173,15 @@ def _our_name(key: str, text_layers: int) -> str:
 
 
 def _model_config(
-    checkpoint: Path, found: State, student: bool, vision: dict[str, Any], text: dict[str, Any], settings: Mapping
+    files: dict[str, Path],
+    found: State,
+    student: bool,
+    vision: dict[str, Any],
+    text: dict[str, Any],
+    settings: Mapping,
 ) -> RetrievalConfig:
+    checkpoint = files["checkpoint"]
+
     def size(key: str, axis: int) -> int:
         if key not in found or found[key].ndim != 2:
             raise UserError(f"{checkpoint}: no matrix {key}; not a checkpoint of the authors' retrieval model")
@@ -191,8 +198,8 @@ def _model_config(
     known = set(BertConfig().to_dict()) - {"architectures"}
     with_relations = student and "img_wd_proj.0.weight" in found
     return RetrievalConfig(
-        vision=config.parse(seen, "--vision-config", config.Vision).model_dump(exclude={"weights"}),
-        text=config.parse(presented, "--text-config", config.Text).model_dump(exclude={"weights", "size"}),
+        vision=config.parse(seen, str(files["vision_config"]), config.Vision).model_dump(exclude={"weights"}),
+        text=config.parse(presented, str(files["text_config"]), config.Text).model_dump(exclude={"weights", "size"}),
         bert={key: value for key, value in text.items() if key in known},
         embed_dim=size("vision_proj.weight", 0),
         fresh_heads=False,

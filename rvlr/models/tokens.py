@@ -33,7 +33,7 @@ def check_frame(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
     names = ("pad_token", "cls_token", "sep_token")
     lacking = [name for name in names if getattr(tokenizer, f"{name}_id") is None]
     if lacking:
-        raise UserError(f"{source}: the tokenizer has no {', '.join(lacking)}; set them in tokenizer_config.json")
+        raise UserError(f"{source}: the tokenizer has no {', '.join(lacking)}; name them in tokenizer_config.json")
     try:
         made = tokenizer(["a", "a \u2603 b"], padding="longest", truncation=True, max_length=4)
     except Exception as error:  # those of tokenizers have no common base

@@ -95,7 +95,7 @@ def _load(backbone: nn.Module, name: str, path: Path) -> None:
     state = files.read(path, lambda file: load_state_dict(str(file), weights_only=True), "vision.weights")
     try:
         state = adapt(state, backbone) if adapt is not None else state
-        files.check_kinds(state, backbone.state_dict(), f"vision.weights: {path}")
+        files.check_kinds(files.kinds_of(state), f"vision.weights: {path}")
         missing, unexpected = backbone.load_state_dict(state, strict=False)
     except UserError:
         raise

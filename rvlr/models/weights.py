@@ -15,6 +15,7 @@ from rvlr.errors import UserError
 T = TypeVar("T")
 Shapes = dict[str, tuple[int, ...]]
 State = dict[str, torch.Tensor]
+Header = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def read(path: Path, load: Callable[[Path], T], key: str = "") -> T:
@@ -31,6 +32,8 @@ def read(path: Path, load: Callable[[Path], T], key: str = "") -> T:
         raise UserError(f"{prefix}{path} is empty (0 bytes); copy or fetch it again")
     try:
         return load(path)
+    except UserError as error:
+        raise UserError(f"{prefix}{error}") from None
     except Exception as error:  # those of pickles and of safetensors have no common base
         raise UserError(f"{prefix}{path} does not load: {_refusal(path, error)}") from error
 
@@ -55,34 +58,38 @@ def _refusal(path: Path, error: Exception) -> str:
     )
 
 
-def shapes(path: Path) -> Shapes:
+def shapes(path: Path, key: str) -> Shapes:
     """Names and shapes of what a file of weights holds, or the files that an index (.index.json) names.
 
-    Raises UserError as `read` does, and if a value is no floating point number where weights are.
+    Raises UserError as `read` does, and if weights are quantised.
     """
     if path.name.endswith(".index.json"):
-        return {name: shape for part in _parts(path) for name, shape in shapes(part).items()}
-    return read(path, _safetensors_shapes if path.suffix == ".safetensors" else _pickled_shapes)
+        return {name: shape for part in _parts(path, key) for name, shape in shapes(part, key).items()}
+    found = read(path, _safetensors_header if path.suffix == ".safetensors" else _pickled_header, key)
+    check_kinds({name: kind for name, (kind, _) in found.items()}, f"{key}: {path}")
+    return {name: shape for name, (_, shape) in found.items()}
 
 
-def _parts(index: Path) -> list[Path]:
-    table = io.read_json(index)
+def _parts(index: Path, key: str) -> list[Path]:
+    table = read(index, io.read_json, key)
     files = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
-        raise UserError(f"{index}: no weight_map that names the files of the weights; copy or fetch it again")
+        raise UserError(f"{key}: {index}: no weight_map that names the files of the weights; copy or fetch it again")
     return [index.with_name(Path(name).name) for name in sorted(set(files.values()))]
 
 
-def _safetensors_shapes(path: Path) -> Shapes:
+def _safetensors_header(path: Path) -> Header:
     with safe_open(path, framework="pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
 
 
-def _pickled_shapes(path: Path) -> Shapes:
+def _pickled_header(path: Path) -> Header:
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, Mapping):
         raise ValueError(f"it holds a {type(state).__name__}, not weights by name")
-    return {str(name): tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    return {name: (str(value.dtype), tuple(value.shape)) for name, value in tensors.items()}
 
 
 def shapes_of(model: torch.nn.Module) -> Shapes:
@@ -110,14 +117,19 @@ def describe(lists: Mapping[str, list[str]]) -> str:
     return ", ".join(f"{len(names)} {title}{named.get(title, '')}" for title, names in lists.items())
 
 
-def check_kinds(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], source: str) -> None:
-    """Raise UserError if a file holds whole numbers, as quantised weights are, where the model has fractions."""
-    for name, value in state.items():
-        if name in expected and expected[name].is_floating_point() and not value.is_floating_point():
+def check_kinds(kinds: Mapping[str, str], source: str) -> None:
+    """Raise UserError if a file holds whole numbers where weights are, as quantised ones do; kinds: dtypes by name."""
+    for name, kind in kinds.items():
+        if name.endswith(("weight", "bias")) and "f" not in kind.lower():
             raise UserError(
-                f"{source}: {name} holds {str(value.dtype).removeprefix('torch.')} numbers, where weights are floating "
-                "point; give weights that are not quantised"
+                f"{source}: {name} holds {kind.removeprefix('torch.')} numbers, where weights are floating point; give "
+                "weights that are not quantised"
             )
+
+
+def kinds_of(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Names of dtypes, for `check_kinds`."""
+    return {name: str(value.dtype) for name, value in state.items()}
 
 
 def check_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
