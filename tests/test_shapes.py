@@ -98,7 +98,7 @@ def test_captions_per_image(tmp_path, number):
 
 def test_more_scenes_than_exist(tmp_path):
     with pytest.raises(UserError, match=r"dataset\.train, val, test: .*no more than [0-9]+ different scenes"):
-        shapes.prepare(Shapes(train=10**12), tmp_path)
+        shapes.prepare(Shapes().model_copy(update={"train": 10**12}), tmp_path)
     assert not any(tmp_path.iterdir())
 
 
