@@ -9,6 +9,7 @@ anything; `rvlr.io` checks each output once more before it replaces it.
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import combinations, product
 from pathlib import Path
 
@@ -69,28 +70,26 @@ def record(path: Path) -> None:
     """List a file that `rvlr` is about to make in the ledger of its folder."""
     if path.name not in _read(path.parent):
         # one short write to the end: processes that write into the same folder do not disturb each other
+        # it starts on a new line, since a full disk may have cut the one before
         with (path.parent / LEDGER).open("a", encoding="ascii") as ledger:
-            ledger.write(json.dumps(path.name) + "\n")
+            ledger.write("\n" * (ledger.tell() > 0) + json.dumps(path.name))
 
 
 def record_folder(folder: Path) -> None:
     """List every file of a folder that `rvlr` made, in the folder's own ledger."""
     names = sorted(file.relative_to(folder).as_posix() for file in _files(folder))
-    lines = [json.dumps(name) + "\n" for name in names]
-    (folder / LEDGER).write_text("".join(lines), encoding="ascii")
+    (folder / LEDGER).write_text("\n".join(map(json.dumps, names)), encoding="ascii")
 
 
 def _read(folder: Path) -> set[str]:
     try:
-        lines = (folder / LEDGER).read_text(encoding="ascii").splitlines()
+        lines = (folder / LEDGER).read_text(encoding="ascii", errors="replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return set()
     names = set()
     for line in lines:
-        try:
-            names.add(json.loads(line))
-        except json.JSONDecodeError:  # cut off by a crash: that file counts as somebody else's
-            continue
+        with suppress(json.JSONDecodeError):  # a line that was cut: its file counts as somebody else's
+            names.add(str(json.loads(line)))
     return names
 
 

@@ -72,8 +72,12 @@ def test_a_folder_that_was_moved_is_still_ours_and_a_damaged_ledger_makes_nothin
         (folder / "file").write_text("text")
     moved = (tmp_path / "made").rename(tmp_path / "moved")
     assert ownership.foreign(moved) is None
-    (moved / ownership.LEDGER).write_text('"fi')
-    assert ownership.foreign(moved) == moved / "file"
+    for damage in (b'"fi', b"\0\xff", b"[1]\n{}"):
+        (moved / ownership.LEDGER).write_bytes(damage)
+        assert ownership.foreign(moved) == moved / "file"
+        io.write_text(moved / "other", "a line that was cut does not spoil the next")
+        assert "other" in {path.name for path in moved.iterdir() if ownership.foreign(path) is None}
+        (moved / "other").unlink()
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
