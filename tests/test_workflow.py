@@ -1,6 +1,5 @@
-"""The workflow as people run it: from the YAML to the tables, what reruns after which change, kills, faulty input."""
+"""The workflow as people run it: from the YAML to the tables, what reruns after which change, kills."""
 
-import csv
 import json
 import os
 import random
@@ -8,52 +7,17 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from conftest import ROOT, TINY_MODEL, TINY_TRAINING
-from PIL import Image
+from conftest import ROOT, TINY_MODEL
 from storm import snapshot
+from study import SETTINGS, changed, fails, plan, run, snakemake
 
 pytestmark = pytest.mark.slow
-
-SETTINGS: dict[str, Any] = {
-    "dataset": {"kind": "shapes", "train": 24, "val": 8, "test": 12, "image_size": 32, "captions_per_image": 2},
-    "models": {"base": TINY_MODEL},
-    "training": {**TINY_TRAINING, "checkpoint_steps": 2},
-    "teachers": {"t": {}},
-    "students": {"a": {"teacher": "t"}, "b": {"teacher": "t", "weights": {"kd": 0, "kdi": 0, "kdt": 0}}},
-    "evaluation": {"candidates": 6, "workers": 0, "queries_shown": 2},
-}
-
-
-def snakemake(folder: Path, settings: dict[str, Any], *options: str) -> list[str]:
-    (folder / "my.yaml").write_text(yaml.safe_dump(settings))
-    program = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    profile = ["--workflow-profile", str(ROOT / "profiles/default")]
-    return [*program, *profile, "--configfile", str(folder / "my.yaml"), *options]
-
-
-def run(folder: Path, settings: dict[str, Any], *options: str) -> str:
-    done = subprocess.run(snakemake(folder, settings, *options), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def plan(folder: Path, settings: dict[str, Any], *options: str) -> Counter[str]:
-    """The jobs that a run would do: rule names with the run they are for."""
-    output = run(folder, settings, "--dry-run", *options)
-    jobs = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", output, flags=re.MULTILINE)
-    planned: Counter[str] = Counter()
-    for name, details in jobs:
-        found = re.search(r"wildcards: .*?(?:run|student|teacher|section)=([^,\s]+)", details)
-        planned[f"{name} {found[1]}" if found else name] += 1
-    return planned
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +27,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = run(folder, SETTINGS)
     assert "student-a" in output  # the table is printed at the end
     return folder
-
-
-def changed(**sections: Any) -> dict[str, Any]:
-    return {**SETTINGS, **sections}
 
 
 def test_everything_is_made(finished: Path) -> None:
@@ -259,16 +219,6 @@ def test_no_report_is_made_of_results_with_other_settings(copied: Path) -> None:
     assert not (copied / "report.html").exists()
 
 
-def fails(folder: Path, settings: dict[str, Any], *options: str) -> str:
-    """What a run says that ends with a message, once, and no lines of code."""
-    done = subprocess.run(snakemake(folder, settings, *options), capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert len(re.findall(r"^error: |^\d\d:\d\d:\d\d ERROR ", done.stderr, flags=re.MULTILINE)) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    assert 'File "' not in done.stderr
-    return done.stderr
-
-
 RECORDS = {
     "another run's evaluation": ("student-b/eval/test.json", "student-a/eval/test.json", "of run student-b"),
     "another run's log": ("student-b/metrics.jsonl", "student-a/metrics.jsonl", "not the log of the training"),
@@ -308,129 +258,6 @@ def test_what_an_interrupted_run_left_behind_is_planned(copied: Path) -> None:
     finally:
         path.write_text(before)
         os.utime(path, (1_700_000_000, 1_700_000_000))
-
-
-# --- faults ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("dataset", "says"),
-    [
-        ({"images": "results/mine/cache", "captions": "captions.csv"}, "dataset.images: results/mine/cache lies in"),
-        ({"images": "link", "captions": "results/mine/splits/train.jsonl"}, "dataset.images: link lies in"),
-        ({"images": "."}, "dataset.images: . holds results/mine"),
-        ({"name": "others"}, "dataset.name: results/others is a folder that this workflow did not make"),
-    ],
-)
-def test_files_of_the_user_are_never_deleted(tmp_path: Path, dataset: dict[str, str], says: str) -> None:
-    for name in ("mine/cache", "mine/config", "mine/splits", "others/config"):
-        (tmp_path / "results" / name).mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "results/mine/cache")
-    for name in ("mine/cache/a.jpg", "mine/splits/train.jsonl", "others/config/app.yaml", "others/cache"):
-        (tmp_path / "results" / name).write_text("mine")
-    (tmp_path / "results/mine/config/sources.yaml").write_text("{}\n")
-    (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog\n")
-    named = {"kind": "custom", "name": "mine", "images": "photos", "captions": "captions.csv", "cache": {}}
-    before = snapshot(tmp_path)
-    assert says in fails(tmp_path, changed(dataset=named | dataset))
-    after = snapshot(tmp_path)
-    assert {name: after[name] for name in before} == before
-    assert {name.partition("/")[0] for name in after.keys() - before.keys()} == {"my.yaml", ".snakemake"}
-
-
-HOSTILE = 'it\'s "a" $HOME; `touch hacked` $(touch hacked) & ünï #'
-
-
-def test_hostile_but_legal_paths_work(tmp_path: Path) -> None:
-    """As the folder of images, the captions file and the downloads."""
-    (tmp_path / HOSTILE).mkdir()
-    captions = f"{HOSTILE}.csv"
-    with (tmp_path / captions).open("w", newline="") as stream:
-        rows = csv.writer(stream)
-        rows.writerow(["image", "caption"])
-        for number in range(24):
-            Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / HOSTILE / f"{number} {HOSTILE}.png")
-            rows.writerow([f"{number} {HOSTILE}.png", f"a red square number {number}"])
-    before = snapshot(tmp_path)
-    dataset = {"kind": "custom", "images": HOSTILE, "captions": captions, "cache": {"short_side": 16}}
-    settings = changed(dataset=dataset, downloads=f"d {captions}")
-    run(tmp_path, settings, "--until", "cache_images", "compute_relevance")
-    after = snapshot(tmp_path)
-    assert {name: after[name] for name in before} == before
-    assert len(list((tmp_path / "results/custom/cache").glob("*.png"))) == 24
-    assert not list(tmp_path.rglob("hacked"))
-    # another captions file takes the place of this one, an older one
-    (tmp_path / captions).write_text((tmp_path / captions).read_text().replace("square", "circle"))
-    os.utime(tmp_path / captions, (1_000_000_000, 1_000_000_000))
-    assert plan(tmp_path, settings, "--until", "prepare_data") == Counter(["prepare_data"])
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "results").symlink_to("/proc")
-    said = fails(tmp_path, SETTINGS)
-    assert "results/shapes" in said
-
-
-def test_faults_in_the_configuration_are_reported_together_before_anything_runs(tmp_path: Path) -> None:
-    settings = changed(evalution={}, students={"a": {"teacher": "nobody"}})
-    done = subprocess.run(snakemake(tmp_path, settings), capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "error: my.yaml: 2 faults" in done.stderr
-    assert "evalution: unknown key" in done.stderr
-    assert "students.a.teacher: no teacher 'nobody'; defined: t" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "common.smk" not in done.stderr
-    assert not (tmp_path / "results").exists()
-
-
-def test_a_key_given_twice_is_found_though_snakemake_takes_the_last(tmp_path: Path) -> None:
-    program = snakemake(tmp_path, SETTINGS, "--dry-run")
-    file = Path(program[program.index("--configfile") + 1])
-    lines = file.read_text().count("\n")
-    file.write_text(f"{file.read_text()}seeds: [1]\nseeds: [2]\n")
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert (
-        f"error: my.yaml: line {lines + 2}: the key 'seeds' is given twice, first in line {lines + 1}"
-        in done.stdout + done.stderr
-    )
-    assert "Traceback" not in done.stdout + done.stderr
-
-
-def test_what_is_given_twice_is_a_fault(tmp_path: Path) -> None:
-    assert "--config seeds: given 2 times" in fails(tmp_path, SETTINGS, "--config", "seeds=[0,1]", "seeds=[2]")
-    said = fails(tmp_path, SETTINGS, "--config", "seeds=many", "downloads=[1]")
-    assert "my.yaml and --config seeds, downloads: " in said
-
-
-def test_a_fault_in_own_data_stops_before_any_training(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "captions.csv").write_text("image,caption,split\nabsent.jpg,a dog,train\n")
-    settings = changed(dataset={"kind": "custom", "images": "photos", "captions": "captions.csv"})
-    said = fails(tmp_path, settings)
-    assert "captions.csv" in said
-    assert "line 2" in said
-    assert said.count("absent.jpg") == 1
-    assert (tmp_path / "results/custom/logs/prepare.log").read_text().count("absent.jpg") == 1
-    assert not (tmp_path / "results/custom/seed0").exists()
-
-
-def test_captions_without_words_for_the_scorer_stop_before_any_training(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    rows = ["image,caption"]
-    for number in range(12):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"photos/{number}.png")
-        rows.append(f"{number}.png,кот и {number} собаки")
-    (tmp_path / "captions.csv").write_text("\n".join(rows))
-    settings = changed(dataset={"kind": "custom", "images": "photos", "captions": "captions.csv"})
-    done = subprocess.run(snakemake(tmp_path, settings), capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "2 of 2 captions have no words for the scorer rouge-score, such as 'кот и" in done.stderr
-    assert not (tmp_path / "results/custom/splits/train.jsonl").exists()
-    settings["evaluation"] = {**SETTINGS["evaluation"], "relevance": {"scorer": "coco-caption"}}
-    run(tmp_path, settings, "--until", "compute_relevance")
-    planned = plan(tmp_path, changed(dataset=settings["dataset"]), "--until", "compute_relevance")
-    assert planned == Counter(["freeze_config relevance", "compute_relevance"])  # the splits stay as they are
 
 
 def test_the_report_is_made_offline(finished: Path) -> None:
