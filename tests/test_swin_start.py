@@ -111,7 +111,7 @@ def test_what_is_no_such_checkpoint(original: State, tmp_path: Path) -> None:
         VisionEncoder(NAME, 224, {**options, "embed_dim": 16}, tmp_path / "narrow.pth")
     less = {name: value for name, value in original.items() if "layers.1.downsample" not in name}
     torch.save({"model": less}, tmp_path / "less.pth")
-    with pytest.raises(UserError, match=r"3 parameters missing \(layers\.2\.downsample"):
+    with pytest.raises(UserError, match=r"3 parameters missing: \['layers\.2\.downsample"):
         VisionEncoder(NAME, 224, options, tmp_path / "less.pth")
 
 

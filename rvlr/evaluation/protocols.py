@@ -379,7 +379,10 @@ def _unit(embeds: np.ndarray, name: str) -> np.ndarray:
     lengths = np.linalg.norm(embeds, axis=1, keepdims=True)
     faulty = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if len(faulty):
-        raise UserError(f"{name}: row {faulty[0]} has length {lengths[faulty[0], 0]}; the model has diverged")
+        raise UserError(
+            f"{name}: row {faulty[0]} has length {lengths[faulty[0], 0]}; the model has diverged: train it again with "
+            "a lower training.learning_rate, or with training.clip_norm"
+        )
     return (embeds / lengths).astype(np.float32)
 
 

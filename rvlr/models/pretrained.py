@@ -81,7 +81,7 @@ def load_tokenizer(folder: Path, key: str) -> PreTrainedTokenizerBase:
 
     Raises UserError if there is none, if it does not load, or if it knows nothing but special tokens.
     """
-    for path in (folder / "tokenizer_config.json", folder / "config.json"):
+    for path in (folder / "tokenizer_config.json", folder / "config.json", folder / "tokenizer.json"):
         if path.exists():
             _mapping(path, key)
     try:

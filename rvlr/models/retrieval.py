@@ -117,6 +117,10 @@ class RetrievalModel(PreTrainedModel):
         """
         folder = hub.find(source, "model folder", ("model.safetensors",))
         path = folder / "model.safetensors"
+        if not path.exists() and not path.is_symlink():
+            inner = folder / "model"  # of a run's folder
+            where = inner if inner.is_dir() else "the folder that `rvlr initialise` or a training has written"
+            raise UserError(f"model folder: {path}: no such file; give {where}")
         shapes = weights.shapes(path, "model folder")
         config = RetrievalConfig(**saved.read_config(folder, shapes))
         for key, value in (teacher or {}).items():

@@ -12,10 +12,13 @@ _MOST_UNKNOWN = 0.5
 """Share of the captions' words. The vocabulary of a pretrained model spells any word of its languages from pieces and
 leaves next to none unknown; beyond this, most of what the captions say is lost."""
 _NOTABLE = 0.05
+_SPARE = 1024
+"""Rows of an embedding without a token that a model may have: tables are padded to round numbers. Where there are more,
+the vocabulary was cut short, or is another one."""
 
 
 def check_ids(tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> None:
-    """Raise UserError if a tokenizer gives ids for which a model of `rows` word embeddings has none.
+    """Raise UserError if a tokenizer gives ids for which a model of `rows` word embeddings has none, or far fewer.
 
     source: where the tokenizer comes from, for messages.
     """
@@ -25,6 +28,11 @@ def check_ids(tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> Non
         raise UserError(
             f"{source}: the tokenizer has {len(vocabulary)} tokens, the model embeds {rows}; {len(beyond)} ids are too "
             f"large, first {vocabulary[beyond[0]]} of {beyond[0]!r}; give the tokenizer that the model was trained with"
+        )
+    if rows - len(vocabulary) > _SPARE:
+        raise UserError(
+            f"{source}: the tokenizer has {len(vocabulary)} tokens, the model embeds {rows}; its vocabulary is cut "
+            "short, or is that of another model: copy or fetch the tokenizer that the model was trained with"
         )
 
 

@@ -39,7 +39,27 @@ class VisionEncoder(nn.Module):
                 f"vision: timm's {name!r} makes no tokens of an image of {image_size} pixels with options {options}: "
                 f"{error}; choose another vision.name, image_size or options"
             ) from error
+        _check_shared(self.backbone, name)
+        if weights is not None:
+            self._check_answer(image_size, f"vision.weights: {name} with {weights}")
         self.backbone.train()
+
+    def _check_answer(self, image_size: int, source: str) -> None:
+        """Raise UserError if the tokens of two images are the same, or not finite: finite weights can be useless too.
+
+        The second image varies within and between the channels, since some first layers leave constants out.
+        """
+        count = 3 * image_size * image_size
+        images = torch.stack((torch.zeros(count), torch.linspace(-1, 1, count))).view(2, 3, image_size, image_size)
+        with torch.no_grad():
+            first, second = self.forward(images)
+        if not (first.isfinite().all() and second.isfinite().all()):
+            fault = "tokens that are not finite (NaN or infinity)"
+        elif torch.equal(first, second):
+            fault = "the same tokens of every image"
+        else:
+            return
+        raise UserError(f"{source}: the weights give {fault}; the file is damaged or was never trained: give others")
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) normalised pixels -> (B, 1 + N, D) tokens."""
@@ -55,6 +75,17 @@ class VisionEncoder(nn.Module):
                 features = norm(features) if norm is not None else features
                 patches = features.flatten(2).transpose(1, 2)
         return torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)
+
+
+def _check_shared(backbone: nn.Module, name: str) -> None:
+    """Raise UserError if layers share parameters, which a model folder does not hold."""
+    names: dict[int, str] = {}
+    for key, value in backbone.state_dict(keep_vars=True).items():
+        if names.setdefault(id(value), key) != key:
+            raise UserError(
+                f"vision.name: timm's {name!r} shares parameters between layers ({names[id(value)]} and {key}), which "
+                "model folders do not hold; choose another vision.name"
+            )
 
 
 def _create(name: str, image_size: int, options: dict[str, Any], weights: str | Path | None) -> nn.Module:
@@ -87,7 +118,7 @@ def _load(backbone: nn.Module, name: str, path: Path) -> None:
     Swin's relative position bias tables are resized to the configured window: offsets near the centre keep their
     values, those farther out are spread in a geometric progression (BEiT), linear in between.
     """
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():  # `read` says where a broken link leads
         raise UserError(
             f"vision.weights: no file {path}{near(path)}; give a .safetensors or .pth file, 'pretrained' or 'random'"
         )
@@ -100,13 +131,18 @@ def _load(backbone: nn.Module, name: str, path: Path) -> None:
     except UserError:
         raise
     except Exception as error:  # timm's adapters expect the layouts they know and fail in many ways on others
-        raise UserError(f"vision.weights: {path} does not load into timm's {name!r}: {error}") from error
+        why = " ".join(str(error).split())
+        raise UserError(
+            f"vision.weights: {path} does not load into timm's {name!r}: {why}; give the vision.name and the "
+            "vision.options that the file was made with"
+        ) from error
     classifier = backbone.pretrained_cfg.get("classifier") or ()
     classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     unexpected = [key for key in unexpected if not key.startswith(tuple(f"{part}." for part in classifiers))]
     if missing or unexpected:
         raise UserError(
-            f"vision.weights: {path} is not a checkpoint of timm's {name!r}: {len(missing)} parameters missing "
-            f"({', '.join(missing[:3])} ...), {len(unexpected)} unknown ({', '.join(unexpected[:3])} ...)"
+            f"vision.weights: {path} is not a checkpoint of timm's {name!r}: "
+            f"{files.describe({'parameters missing': missing, 'unknown': unexpected})}; give the vision.name and the "
+            "vision.options that the file was made with, or a complete file"
         )
     files.check_finite(backbone.state_dict(), f"vision.weights: {path}")

@@ -43,6 +43,8 @@ def _refusal(path: Path, error: Exception) -> str:
     advises to turn the protection off."""
     if isinstance(error, OSError):
         return f"{error.strerror or error}; check its permissions and the disk"
+    if (content := _content(path)) is not None:
+        return content
     if path.suffix == ".safetensors":
         return f"it is truncated, damaged or no safetensors file ({error}); copy or fetch it again"
     try:
@@ -56,6 +58,21 @@ def _refusal(path: Path, error: Exception) -> str:
         "file; if you trust it, write its weights alone to a new file: "
         "torch.save({'model': torch.load(OLD, weights_only=False)['model']}, NEW)"
     )
+
+
+def _content(path: Path) -> str | None:
+    """What a file holds that is no damaged file of weights but something else, and how to fix it."""
+    with path.open("rb") as stream:
+        start = stream.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, no weights; run `git lfs pull` in its repository, or fetch the file itself"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "it is a web page (HTML), not weights; fetch the file itself"
+    if path.suffix == ".safetensors" and start.startswith(b"PK"):
+        return "it holds what torch.save writes, not safetensors; rename it to end in .pth"
+    if path.suffix != ".safetensors" and start[8:9] == b"{":
+        return "it holds safetensors, not what torch.save writes; rename it to end in .safetensors"
+    return None
 
 
 def shapes(path: Path, key: str) -> Shapes:

@@ -1,6 +1,7 @@
 """Pretrained models, tokenizers and model folders: damaged, foreign, incomplete, of other sizes than stated."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -197,7 +198,8 @@ def vision(what: str, spoil: Spoil, *says: str, file: str = "vision.pth", **chan
 
     def arrange(world: World, folder: Path) -> list[str]:
         spoil(folder)
-        return initialise(world, folder, vision={"weights": file if (folder / file).exists() else "random"} | changed)
+        weights = file if os.path.lexists(folder / file) else "random"
+        return initialise(world, folder, vision={"weights": weights} | changed)
 
     return Case(f"vision: {what}", arrange, says)
 
@@ -245,10 +247,41 @@ def infinite(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return weights
 
 
+def halved(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return dict(list(weights.items())[: len(weights) // 2])
+
+
+def grey(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return weights | {"conv1.0.weight": weights["conv1.0.weight"][:, :1]}
+
+
+def zeroed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros_like(value) for name, value in weights.items()}
+
+
+def negative(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: -value if name.endswith("running_var") else value for name, value in weights.items()}
+
+
+def misnamed(made: str, name: str) -> Spoil:
+    """Sound vision weights of one format, called as if they were of the other."""
+    return both(backbone(dict, made), lambda folder: (folder / made).rename(folder / name))
+
+
+def rows(count: int) -> Spoil:
+    """More word embeddings than the tokenizer has tokens."""
+    return both(
+        settings(CONFIG, vocab_size=count),
+        state(lambda weights: weights | {WORDS: torch.ones(count, weights[WORDS].shape[1])}),
+    )
+
+
 LAST = "encoder.layer.2.output.dense.weight"
 WORDS = "embeddings.word_embeddings.weight"
+PLAIN = "vision.safetensors"
 CONFIG, TOKENIZER, SETTINGS = "config.json", "tokenizer.json", "tokenizer_config.json"
 NO_MODEL = r"config\.json describes no model that can be built"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 SHARDS = json.dumps({"weight_map": {"a": "model-1.safetensors"}})
 PICKLE = b"cos\nsystem\n(S'touch ran'\ntR."
 HUGE_HEADER = b"\xff" * 7 + b"\x0f" + b"{" * 90
@@ -286,7 +319,8 @@ BERTS = [
     bert("code for the tokenizer", with_code(SETTINGS), SETTINGS, "auto_map", "no code"),
     bert("no tokenizer", remove(TOKENIZER, SETTINGS), "no tokenizer in bert", r"vocab\.txt"),
     bert("a tokenizer without vocabulary", remove(TOKENIZER), "no tokenizer in bert"),
-    bert("tokenizer.json cut off", cut(TOKENIZER, 300), "tokenizer of bert does not load"),
+    bert("tokenizer.json cut off", cut(TOKENIZER, 300), r"bert/tokenizer\.json", "not valid JSON"),
+    bert("the vocabulary of another model", rows(5000), r"has \d+ tokens, the model embeds 5000", "cut short"),
     bert("a vocabulary nobody writes", all_unknown, "does not know 100%", "at most 50%"),
     bert("more tokens than rows", FEW_ROWS, r"tokenizer has \d+ tokens, the model embeds 9", "first 9 of"),
     bert("no pad token", settings(SETTINGS, pad_token=None), "pad_token"),
@@ -323,7 +357,8 @@ MODELS = [
     model("NaN in its weights", poison("match_head.3.bias"), WEIGHTS, "not finite", r"match_head\.3\.bias"),
     model("quantised weights", whole("vision_proj.bias"), WEIGHTS, r"vision_proj\.bias holds I8"),
     model("weights cut off", cut(WEIGHTS, 3000), WEIGHTS, "truncated"),
-    model("no weights", remove(WEIGHTS), WEIGHTS, "no such file"),
+    model("no weights", remove(WEIGHTS), WEIGHTS, "no such file", "rvlr initialise"),
+    model("a run's folder", both(remove(WEIGHTS), lambda folder: (folder / "model").mkdir()), "; give model/model"),
     model("a BERT in its place", settings(CONFIG, model_type="bert"), "'bert' model", "rvlr"),
 ]
 TEACHERS = [
@@ -344,6 +379,16 @@ VISIONS = [
     vision("a mean in 0 to 255", nothing, r"vision\.mean", "0 to 1", mean=[123.7, 116.3, 103.5]),
     vision("a deviation of 0", nothing, r"vision\.std", "0.001 to 1", std=[0.2, 0.0, 0.2]),
     vision("a mean that is no number", nothing, r"vision\.mean", mean=[float("nan"), 0.5, 0.5]),
+    vision("safetensors called .pth", misnamed("vision.safetensors", "vision.pth"), "rename it .* in .safetensors"),
+    vision("a .pth called safetensors", misnamed("vision.pth", PLAIN), "rename it to end in .pth", file=PLAIN),
+    vision("a pointer of Git LFS", write(PLAIN, POINTER), "git lfs pull", file=PLAIN),
+    vision("a web page", write("vision.pth", "<!DOCTYPE html><html>"), "web page"),
+    vision("a broken link", lambda folder: (folder / PLAIN).symlink_to("gone"), "a link to gone", file=PLAIN),
+    vision("a part of its weights", backbone(halved), r"\d+ parameters missing: \[", "complete file"),
+    vision("weights of one channel", backbone(grey), "size mismatch", "vision.options that"),
+    vision("weights that are all 0", backbone(zeroed), "the same tokens of every image"),
+    vision("negative variances", backbone(negative), "tokens that are not finite"),
+    vision("shared parameters", nothing, "shares parameters", name="coat_lite_tiny", options={}),
     vision("channels of 10**9", nothing, "cannot be built: vision", options={"channels": [10**9, 8, 8, 8]}),
     vision("no tokens", nothing, "makes no tokens", name="crossvit_9_240", options={}, image_size=240),
 ]
