@@ -20,7 +20,7 @@ from rvlr import authors_commands, config, documents, io, log
 from rvlr.cli import App, run_name, whole
 from rvlr.config.sources import KNOWN
 from rvlr.data import commands
-from rvlr.errors import Interrupted, UserError, describe_system
+from rvlr.errors import Interrupted, LogFileError, UserError, describe_system
 from rvlr.ownership import check_apart, check_paths
 
 app = App(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -353,6 +353,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
+        if isinstance(error, LogFileError):
+            log.forget_file()
         _fail(str(error))
     except Interrupted as stop:
         log.logger.warning("%s", stop)

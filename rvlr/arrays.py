@@ -29,7 +29,10 @@ def create(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
     Raises UserError if there is not so much; nothing is left at `path` then.
     """
+    needed, free = 4 * math.prod(shape), shutil.disk_usage(path.parent).free
     try:
+        if needed > free:  # to reserve it would take all space from other processes before it fails
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         array = open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         with path.open("r+b") as stream:
             os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
@@ -37,7 +40,6 @@ def create(path: Path, shape: tuple[int, ...]) -> np.memmap:
         path.unlink(missing_ok=True)
         if error.errno not in _TOO_SMALL:
             raise
-        needed, free = 4 * math.prod(shape), shutil.disk_usage(path.parent).free
         raise UserError(
             f"{path.parent}: no room for {_sizes(shape)} numbers: {needed / 1e6:,.1f} MB are needed, "
             f"{free / 1e6:,.1f} MB are free ({error.strerror}); make room there, or give an output on another disk"
@@ -78,8 +80,9 @@ def load(path: Path, shape: tuple[int | None, ...], described: Any) -> np.ndarra
     return array
 
 
-def open_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Memory-map a file of any kind of numbers read-only and check its shape; None allows any length but 0."""
+def open_array(path: Path, shape: tuple[int | None, ...], because: str = "") -> np.ndarray:
+    """Memory-map a file of any kind of numbers read-only and check its shape; None allows any length but 0. `because`
+    ends the message on a wrong shape. Raises UserError if the file is no such array."""
     io.check_file(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -91,7 +94,7 @@ def open_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
     fits = len(found) == len(shape) and all(want in (None, have) for want, have in zip(shape, found, strict=True))
     if not fits or 0 in found:
         expected = _sizes(["any" if size is None else size for size in shape])
-        raise UserError(f"{path}: shape {_sizes(found)} found, {expected} expected")
+        raise UserError(f"{path}: shape {_sizes(found)} found, {expected} expected{because}")
     return array
 
 

@@ -63,6 +63,7 @@ def import_features(image: Path, text: Path, annotations: Sequence[Path], split:
     if len(theirs) > len(ours):
         logger.info("%d rows belong to captions that the split does not have; left out", len(theirs) - len(ours))
     _check_texts(text, texts, order, split)
+    _check_shift(image, images, order, split)
     spread, offsets = _Spread(images.shape[1]), split.offsets
 
     def average(first: int, last: int) -> np.ndarray:
@@ -107,14 +108,11 @@ def import_relevance(path: Path, split: Split, section: config.Relevance, output
     which are computed anew, is not what the scorer gives.
     """
     captions, images = len(split.captions), len(split.records)
-    io.check_file(path)
-    try:
-        flat = arrays.open_array(path, (captions * images,))
-    except UserError as error:
-        raise UserError(
-            f"{error}: {captions} captions x {images} images of {split.name!r}, flattened; the authors take the first "
-            f"{CAPTIONS_PER_IMAGE} captions of each image"
-        ) from None
+    because = (
+        f": {captions} captions x {images} images of {split.name!r}, flattened; the authors take the first "
+        f"{CAPTIONS_PER_IMAGE} captions of each image"
+    )
+    flat = arrays.open_array(path, (captions * images,), because)
     if flat.dtype.kind != "f":
         raise UserError(f"{path}: {flat.dtype} found; floating-point numbers expected")
     relevance.check_words(split, section)
@@ -160,12 +158,12 @@ def _match(wanted: Sequence[Row], given: Sequence[Row], wants: str, gives: str) 
 
 
 def _open_features(path: Path, rows: int) -> np.ndarray:
-    try:
-        array = arrays.open_array(path, (rows, None))
-    except UserError as error:
-        raise UserError(f"{error}: the annotation files have {rows} captions, and each has a row") from None
+    array = arrays.open_array(path, (rows, None), f": the annotation files have {rows} captions, and each has a row")
     if array.dtype != np.float32:
-        raise UserError(f"{path}: {array.dtype} found, float32 expected")
+        raise UserError(
+            f"{path}: {array.dtype} found, float32 expected; convert it, "
+            "numpy.save(NEW, numpy.load(OLD).astype('float32'))"
+        )
     return array
 
 
@@ -240,6 +238,24 @@ def _check_texts(path: Path, texts: np.ndarray, order: np.ndarray, split: Split)
     rows = np.array([place for group in some for place in group])
     spread.add(_finite(texts, rows, path), np.array([len(group) for group in some]))
     _check_spread(spread, path, "one caption")
+
+
+def _check_shift(path: Path, images: np.ndarray, order: np.ndarray, split: Split) -> None:
+    """Raise UserError if the rows of one image are more alike with every row moved by one. Four of five rows are then
+    still those of the right image, which is too few for `_check_spread` to see."""
+    offsets = split.offsets[: MOST_REPEATED // CAPTIONS_PER_IMAGE + 1]
+    within = {}
+    for shift in (-1, 0, 1):
+        spread = _Spread(images.shape[1])
+        rows = np.clip(order[: offsets[-1]] + shift, 0, len(images) - 1)
+        spread.add(_finite(images, rows, path), np.diff(offsets))
+        within[shift] = spread.within
+    best = min(within, key=lambda shift: within[shift])
+    if within[best] < MOST_WITHIN * within[0]:
+        raise UserError(
+            f"{path}: rows of one image are more alike when every row is moved by one; the rows begin too early or too "
+            "late: give the annotations that the features were made of, in that order"
+        )
 
 
 def _identify(path: Path) -> dict[str, str]:

@@ -43,6 +43,10 @@ class UserError(Exception):
     """
 
 
+class LogFileError(UserError):
+    """The log file is a file that is to be made: not even this message may be written to it."""
+
+
 class Interrupted(Exception):  # noqa: N818 - no error: the run was asked to stop
     """A training was asked to stop by a signal and has saved its state; the exit status is 128 + the signal."""
 

@@ -98,6 +98,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
             ownership.record(path)
             temporary.replace(path)
             sync(path.parent)
+        except OSError as error:
+            if error.filename is None:  # the system does not name the file that it could not write to
+                error.filename = str(path)
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 

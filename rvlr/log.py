@@ -32,7 +32,7 @@ def setup(log_file: Path | None = None) -> None:
     if log_file is not None:
         _check_log(log_file)
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        handlers.append(_LogFile(log_file))
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
     for handler in handlers:
         handler.setFormatter(formatter)
@@ -44,6 +44,29 @@ def setup(log_file: Path | None = None) -> None:
     logger.propagate = False
     if removed := environment.removed():
         logger.info("ignored, because results must not depend on it: %s", ", ".join(removed))
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose disk may fill up: the messages then go to the terminal only."""
+
+    def __init__(self, path: Path) -> None:
+        self.made = None if path.exists() else path
+        super().__init__(path, encoding="utf-8")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - named by logging
+        logger.removeHandler(self)
+        error = sys.exc_info()[1]
+        logger.warning("--log-file %s: cannot be written (%s); messages are shown here only", self.baseFilename, error)
+
+
+def forget_file() -> None:
+    """Write no more to the log file, and remove it if this process made it."""
+    for handler in logger.handlers[:]:
+        if isinstance(handler, _LogFile):
+            logger.removeHandler(handler)
+            handler.close()
+            if handler.made is not None:
+                handler.made.unlink(missing_ok=True)
 
 
 def _first_fault(place: environment.Place, record: logging.LogRecord) -> bool:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import combinations, product
 from pathlib import Path
 
-from rvlr.errors import UserError
+from rvlr.errors import LogFileError, UserError
 
 LEDGER = ".rvlr-made"
 Paths = Path | Iterable[Path] | None
@@ -33,13 +33,20 @@ def check_apart(inputs: Mapping[str, Paths], outputs: Mapping[str, Paths]) -> No
     real = {path: Path(os.path.realpath(path)) for _, path in (*given, *wanted)}
     for (name, path), (other, other_path) in (*product(wanted, given), *combinations(wanted, 2)):
         if real[path] == real[other_path]:
-            raise UserError(f"{name} {path} and {other} are the same path; give {name} a path of its own")
+            raise _fault(name, other, f"{name} {path} and {other} are the same path", "a path of its own")
         for inner, outer in ((path, other_path), (other_path, path)):
             if real[inner].is_relative_to(real[outer]):
-                raise UserError(
-                    f"{name} {path} and {other} {other_path}: {inner} lies inside {outer}, but what is read and what "
-                    f"is written must be apart; give {name} another path"
+                found = f"{name} {path} and {other} {other_path}: {inner} lies inside {outer}"
+                raise _fault(
+                    name, other, f"{found}, but what is read and what is written must be apart", "another path"
                 )
+
+
+def _fault(output: str, other: str, found: str, path: str) -> UserError:
+    """The option to change is the output, or the log file if it is in the way of one."""
+    if other == "--log-file":
+        return LogFileError(f"{found}; give {other} {path}")
+    return UserError(f"{found}; give {output} {path}")
 
 
 def check(path: Path, name: str | None = None) -> None:

@@ -152,3 +152,33 @@ def test_full_disk_under_each_stage_that_writes_arrays(small_disk: Path, tmp_pat
         with pytest.raises(UserError, match=r"no room for .* numbers"):
             stage()
         assert not left(small_disk), name
+
+
+def test_space_that_is_not_there_is_never_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To reserve it would fill the disk until that fails, under every other process."""
+    asked = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda *arguments: asked.append(arguments))
+    with pytest.raises(UserError, match=r"no room for 1000000000 x 1000000 numbers: 4,000,000,000.0 MB are needed"):
+        arrays.create(tmp_path / "a.npy", (10**9, 10**6))
+    assert not asked
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_rows_that_are_moved_by_one_are_refused(tmp_path: Path, shift: int) -> None:
+    """With five captions an image, four of five rows are still right, and rows of one image alike enough."""
+    captions = [tuple(f"caption {number} of {image}" for number in range(5)) for image in range(40)]
+    records = [Record(str(image), f"{image}.jpg", own) for image, own in enumerate(captions)]
+    annotations = tmp_path / "theirs.json"
+    annotations.write_text(json.dumps([{"image": record.image, "caption": record.captions} for record in records]))
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(40, 8)).astype(np.float32).repeat(5, axis=0)
+    images += 0.1 * rng.normal(size=images.shape).astype(np.float32)  # as augmentation does
+    np.save(tmp_path / "text.npy", rng.normal(size=(200, 8)).astype(np.float32))
+    files = tmp_path / "image.npy", tmp_path / "text.npy", [annotations], Split("train", records, tmp_path)
+    np.save(tmp_path / "image.npy", images)
+    authors_files.import_features(*files, tmp_path / "good")
+    np.save(tmp_path / "image.npy", np.roll(images, shift, axis=0))
+    with pytest.raises(UserError, match=r"image\.npy: rows of one image are more alike when every row is moved by one"):
+        authors_files.import_features(*files, tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()

@@ -127,7 +127,7 @@ BROKEN = {
         ["line 2: not valid JSON", "one record a line must end in .jsonl"],
     ),
     "JSON not a list": ("c.json", json.dumps({"a": 1}), ["found {'a': 1}", "must hold a list of records"]),
-    "JSON too deep": ("c.json", "[" * 100_000, ["not a usable JSON record", "recursion", "must look like"]),
+    "JSON too deep": ("c.json", "[" * 100_000, ["not a usable JSON record", "nested too deep", "must look like"]),
     "JSON key twice": (
         "c.json",
         '[{"image": "a.jpg", "caption": "x"},\n{"image": "b.png", "image": "c.jpg", "caption": "y"}]',

@@ -408,3 +408,38 @@ def test_progress_tells_bytes_in_units(
     fetch(target, server.address(), checksum=MD5)
     assert any(re.match(rf"fetching {NAME} 1.00M/1.00M \(100 %\) .*B/s, 00:00 gone", line) for line in log.messages)
     assert any(re.match(rf"checking {NAME} 1.00M/1.00M \(100 %\)", line) for line in log.messages)
+
+
+def test_part_that_is_a_link_is_not_written_through(server: Server, target: Path, tmp_path: Path) -> None:
+    target.parent.mkdir()
+    (tmp_path / "mine.txt").write_text("my own")
+    target.with_name(f".{target.name}.part").symlink_to(tmp_path / "mine.txt")
+    fetch(target, server.address(), checksum=MD5)
+    assert target.read_bytes() == BODY
+    assert (tmp_path / "mine.txt").read_text() == "my own"
+
+
+@pytest.mark.parametrize("said", ['{"addr', "[1]", ""])
+def test_damaged_note_beside_a_part_is_not_used(server: Server, target: Path, said: str) -> None:
+    target.parent.mkdir()
+    target.with_name(f".{target.name}.part").write_bytes(BODY[:1000])
+    target.with_name(f".{target.name}.part.json").write_text(said)
+    fetch(target, server.address(), checksum=MD5)
+    assert target.read_bytes() == BODY
+    assert not beside(target)
+
+
+def test_token_in_an_address_is_not_shown(target: Path) -> None:
+    message = failure(target, "http://127.0.0.1:9/file.zip?token=secret")
+    assert "127.0.0.1:9/file.zip?..." in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize("content", [OTHER, BODY[:-1], b""])
+def test_another_file_at_the_target_is_neither_taken_nor_lost(server: Server, target: Path, content: bytes) -> None:
+    target.parent.mkdir()
+    target.write_bytes(content)
+    with pytest.raises(UserError, match=r"val2014\.zip: is there, but it is another file: .*; delete it"):
+        fetch(target, server.address(), checksum=MD5)
+    assert target.read_bytes() == content
+    assert not server.requests

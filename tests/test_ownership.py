@@ -1,10 +1,11 @@
 """What rvlr may replace: what it made, what is empty, and nothing else."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from rvlr import io, ownership
+from rvlr import io, log, ownership
 from rvlr.errors import UserError, describe_system
 
 NAMES = [
@@ -104,3 +105,24 @@ def test_errors_of_the_system_name_the_file_and_the_remedy(tmp_path: Path) -> No
     assert "file/inner: Not a directory" in describe_system(caught.value)
     assert "lower `batch_size`" in describe_system(MemoryError())
     assert describe_system(ZeroDivisionError()) is None
+
+
+def test_full_disk_is_said_of_the_file_that_could_not_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as error, io.atomic_file(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as write() raises it, without a name
+    assert str(tmp_path / "a.txt") in describe_system(error.value)
+
+
+def test_log_file_whose_disk_is_full_is_given_up_and_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    handlers = log.logger.handlers
+    try:
+        log.setup(tmp_path / "a.log")
+        log.logger.handlers[1].setStream(Path("/dev/full").open("w"))  # noqa: SIM115 - the handler closes it
+        for _ in range(2):
+            log.logger.info("a message")
+    finally:
+        log.logger.handlers = handlers
+    said = capsys.readouterr().err
+    assert said.count("a message") == 2
+    assert said.count("a.log: cannot be written ([Errno 28] No space left on device)") == 1
+    assert "Traceback" not in said

@@ -59,7 +59,10 @@ def test_what_was_written_is_read(folder: Path) -> None:
         ("\n".join([LINES[0], "", *LINES[1:], ""]), r"line 2: not valid JSON"),
         ("\r\n".join([*LINES, ""]), r"edited or replaced since it was made: 3 images found"),
         ("\n".join(LINES), r"edited or replaced since it was made"),
-        ("\n".join([*LINES[:2], ""]), r"edited or replaced .*: 2 images found, \{'images': 3, 'captions': 6\} written"),
+        (
+            "\n".join([*LINES[:2], ""]),
+            r"edited or replaced .*: 2 images found with 4 captions, \{'images': 3, 'captions': 6\} written",
+        ),
         ("\n".join([*LINES[::-1], ""]), r"edited or replaced since it was made"),
         (with_fields(captions=["a cow", "the bull"]), r"edited or replaced since it was made"),
     ],

@@ -139,7 +139,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _syntax(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not valid JSON: {error.msg} at column {error.colno}; correct the syntax there"
-    return f"not a usable JSON record: {error}; a record must look like {_EXAMPLE}"
+    problem = "brackets nested too deep" if isinstance(error, RecursionError) else error
+    return f"not a usable JSON record: {problem}; a record must look like {_EXAMPLE}"
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
@@ -237,7 +238,8 @@ Complain = Callable[[str], None]
 def _entry(fields: Any, complain: Complain, place: Place) -> Entry | None:
     """Check the fields of one record; None if it names no usable image."""
     if not isinstance(fields, dict):
-        complain(f"found {show(fields)}; a record must look like {_EXAMPLE}")
+        hint = "; a file that holds a list of records must end in .json" if isinstance(fields, list) else ""
+        complain(f"found {show(fields)}; a record must look like {_EXAMPLE}{hint}")
         return None
     for name in fields:
         if name not in KEYS:

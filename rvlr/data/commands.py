@@ -10,7 +10,7 @@ from rvlr.cli import App
 from rvlr.config.sources import KNOWN, resolve
 from rvlr.errors import UserError
 from rvlr.faults import did_you_mean
-from rvlr.ownership import check_paths
+from rvlr.ownership import check_apart, check_paths
 
 app = App(no_args_is_help=True, help="Fetch, check and prepare data.")
 
@@ -44,6 +44,8 @@ def fetch(
     known = KNOWN[name]
     given = {} if sources_file is None else config.load(sources_file, config.Sources)
     source = resolve(name, given.get(name))
+    made = [downloads / path for path in (known.file, known.folder) if path is not None]
+    check_apart({"--sources": sources_file, "--log-file": log_file}, {"--downloads": made})
     log.logger.info("%s: %s. Terms: %s", name, known.about, known.terms)
     from rvlr.data import download
 
@@ -59,7 +61,7 @@ def _fetch_images(name: str, source: config.Source, archive: Path, folder: Path)
 
     record = folder.with_name(f"{folder.name}.json")
     with io.alone(record):
-        if record.exists() and folder.is_dir():
+        if record.exists() and folder.is_dir() and not _linked_elsewhere(source, record, folder):
             return
         if source.existing is not None and source.existing.is_dir():
             try:
@@ -76,6 +78,13 @@ def _fetch_images(name: str, source: config.Source, archive: Path, folder: Path)
                 given = source.existing
                 raise error if given is None else UserError(f"sources.{name}: existing: {given}: {error}") from None
         io.write_json(record, {"source": name, **source.model_dump(mode="json"), "provenance": io.provenance()})
+
+
+def _linked_elsewhere(source: config.Source, record: Path, folder: Path) -> bool:
+    """Whether the folder is a link that another `existing` led to."""
+    if source.existing is None or not folder.is_symlink():
+        return False
+    return io.read_json(record).get("existing") != source.model_dump(mode="json")["existing"]
 
 
 @app.command()

@@ -14,6 +14,7 @@ import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -76,8 +77,15 @@ def fetch(name: str, source: Source, target: Path, unpacked: bool = False, patie
         with io.alone(target):
             if source.existing is not None:
                 _link(name, source, source.existing.absolute(), target)
-            elif target.is_symlink() or not target.is_file():
+            elif target.is_dir() and not target.is_symlink():
+                raise UserError(f"sources.{name}: {target}: a folder is where the file belongs; move it away")
+            elif target.is_symlink() or not target.exists():
                 _Transfer(name, source, target, unpacked, patience).run()
+            elif problem := _problem(name, source, target):
+                raise UserError(
+                    f"sources.{name}: {target}: is there, but it is another file: {problem}; delete it, and it is "
+                    "fetched again, or give its own size and checksum"
+                )
     except OSError as error:
         where = error.filename or target.parent
         raise UserError(f"sources.{name}: {where}: {error.strerror or error}; mend this and run again") from error
@@ -117,6 +125,9 @@ class _Transfer:
     def run(self) -> None:
         """Try the addresses in order until the target is there, or raise UserError with what happened at each."""
         failures = []
+        for file in (self.part, self.about):
+            if file.is_symlink():
+                file.unlink()  # never write through a link into another file
         for address in self.source.addresses:
             try:
                 self._bring(address)
@@ -175,7 +186,7 @@ class _Transfer:
 
     def _receive(self, address: str) -> None:
         kept = self._length()
-        about = io.read_json(self.about) if kept and self.about.exists() else {}
+        about = self._said(kept)
         own = about.get("address") == address
         if kept and kept == about.get("total") and (own or self.source.checksum):
             return  # stopped between the last byte and the check
@@ -206,6 +217,17 @@ class _Transfer:
                     progress.update(kept)
         if total is not None and kept < total:
             raise _BrokenError(f"{kept:,} of {total:,} bytes came")
+
+    def _said(self, kept: int) -> dict[str, Any]:
+        """What the server said of the file of which `kept` bytes are there; nothing if that is not known any more."""
+        if not kept or not self.about.exists():
+            return {}
+        try:
+            return io.read_json(self.about)
+        except UserError as error:
+            logger.warning("sources.%s: %s; removed", self.name, error)
+            self.about.unlink()
+            return {}
 
     def _examine(self, answer: requests.Response, ranged: bool) -> int | None:
         """The size of the whole file, None if the answer does not tell; raises if the answer brings no bytes of it."""
@@ -340,5 +362,5 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _shown(address: str) -> str:
-    """An address without a password."""
-    return re.sub(r"//[^/@]*@", "//", address)
+    """An address without a password, or a token behind its question mark."""
+    return re.sub(r"\?.*", "?...", re.sub(r"//[^/@]*@", "//", address))

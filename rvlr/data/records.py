@@ -137,14 +137,19 @@ def read_split(path: Path, originals: bool = False) -> Split:
     try:
         records = _parse(path, io.read_text(path))
         if about["checksums"].get(path.stem) != io.sha256(path):
-            made = about["counts"].get(path.stem)
-            raise UserError(
-                f"{path}: edited or replaced since it was made: {len(records)} images found, {made} written"
-            )
+            raise UserError(f"{path}: edited or replaced since it was made: {_difference(records, about, path.stem)}")
     except UserError as error:
         raise UserError(f"{error}; {_REMEDY}") from None
     cached = bool(about.get("cache")) and not originals
     return Split(path.stem, records, (path.parent / (CACHE if cached else about["image_root"])).resolve(), cached)
+
+
+def _difference(records: list[Record], about: dict[str, Any], name: str) -> str:
+    """How a split differs from what `dataset.json` says of it."""
+    found = {"images": len(records), "captions": sum(len(record.captions) for record in records)}
+    made = about["counts"].get(name)
+    counts = f"{found['images']} images found with {found['captions']} captions"
+    return f"{counts}, but not those that were written" if found == made else f"{counts}, {made} written"
 
 
 _REMEDY = "splits are made by the prepare stage, not by hand: change its inputs and run it again"

@@ -123,6 +123,10 @@ OWN = [
     Case(
         "captions: no word in common", _captioned("unique{}"), (r"test: no two of 2 images have a word .* in common",)
     ),
+    Case(
+        "captions: a list in .jsonl", _written("c.jsonl", "[[1]]"), (r"line 1: .*a list of records must end in \.json",)
+    ),
+    Case("captions: nested too deep", _written("c.json", "[" * 100000), (r"c\.json.*brackets nested too deep",)),
     Case("images: a file", _own(lambda folder: None, images="captions.json"), (r"captions\.json: not a folder",)),
     Case("image: a pipe", _own(_instead("photos/0.png", os.mkfifo)), (r"image '0\.png' is not a file",)),
     Case(
@@ -273,6 +277,28 @@ def _theirs(
     return arrange
 
 
+def _fetch(place: Callable[[Path], Any], *options: str) -> Arrange:
+    """`data fetch` of a file where `place` has put something; no address is asked."""
+
+    def arrange(world: World, folder: Path) -> list[str]:
+        target = folder / TARGET
+        target.parent.mkdir(parents=True)
+        place(target)
+        return ["data", "fetch", "flickr30k-val-captions", "--downloads", "downloads", *options]
+
+    return arrange
+
+
+def _logged_as(name: str) -> Arrange:
+    """`relevance` whose log file is one of its outputs."""
+
+    def arrange(world: World, folder: Path) -> list[str]:
+        split = str(world.data / "splits/test.jsonl")
+        return ["relevance", "--captions", split, "--output", "out.npy", "--log-file", name]
+
+    return arrange
+
+
 def _one_file(world: World, folder: Path) -> list[str]:
     return ["image.npy" if word == "text.npy" else word for word in _theirs()(world, folder)]
 
@@ -318,7 +344,24 @@ ARRAYS = [
     Case(
         "import: NaN", _theirs(text=_with(np.nan, 7)), (r"text\.npy: row 7 \(counted from 0\) holds NaN or infinity",)
     ),
-    Case("import: halves", _theirs(np.float16), (r"image\.npy: float16 found, float32 expected",)),
+    Case("import: halves", _theirs(np.float16), (r"image\.npy: float16 found, float32 expected; convert",)),
+    Case(
+        "import: cut off", _theirs(lambda rows: rows[:-1]), (r"shape 47 x 6 found.*: the annotation files have 48 cap",)
+    ),
+    Case("log: the output", _logged_as("out.npy"), (r"--log-file are the same path; give --log-file a path of its",)),
+    Case("log: what lies beside the output", _logged_as("out.json"), (r"out\.json and --log-file are the same path",)),
 ]
 
-CASES = [*OWN, *SPLITS, *ARRAYS]
+TARGET = "downloads/flickr30k/flickr30k_val.json"
+FETCHED = [
+    Case("fetch: the log is the file", _fetch(lambda path: None, "--log-file", TARGET), (r"--log-file are the same",)),
+    Case(
+        "fetch: another file lies there",
+        _fetch(lambda path: path.write_text("[]")),
+        (r"flickr30k_val\.json: is there, but it is another file: checksum git:0637.* expected; delete it",),
+    ),
+    Case("fetch: an empty file lies there", _fetch(Path.touch), (r"another file: 0 bytes found, more expected",)),
+    Case("fetch: a folder lies there", _fetch(Path.mkdir), (r"a folder is where the file belongs; move it away",)),
+]
+
+CASES = [*OWN, *SPLITS, *ARRAYS, *FETCHED]
