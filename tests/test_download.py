@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import logging
 import re
 import shutil
@@ -18,7 +19,7 @@ import pytest
 from download_server import BODY, OTHER, Answer, Fetcher, Server
 
 from rvlr.config.sources import Source
-from rvlr.data import download
+from rvlr.data import commands, download
 from rvlr.errors import UserError
 from rvlr.log import Progress
 from rvlr.ownership import LEDGER
@@ -443,3 +444,13 @@ def test_another_file_at_the_target_is_neither_taken_nor_lost(server: Server, ta
         fetch(target, server.address(), checksum=MD5)
     assert target.read_bytes() == content
     assert not server.requests
+
+
+def test_another_existing_folder_is_linked_instead(tmp_path: Path) -> None:
+    folder = tmp_path / "downloads/coco/images/val2014"
+    for name in ("one", "other", "other"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "a.jpg").write_bytes(b"an image")
+        commands._fetch_images(NAME, Source(existing=tmp_path / name), tmp_path / "val2014.zip", folder)
+        assert folder.readlink() == tmp_path / name
+        assert json.loads(folder.with_name("val2014.json").read_text())["existing"] == str(tmp_path / name)
