@@ -87,6 +87,9 @@ def _line(schema: "_Tree", place: tuple[str | int, ...], node: Schema, fault: An
 
 def _unknown(schema: "_Tree", place: tuple[str | int, ...], node: Schema) -> tuple[str, str | None]:
     keys = list(node.get("properties", {}))
+    kinds = schema.kinds_with(place[-1], node)
+    if kinds:
+        return f"unknown key here; {_name(str(place[-1]))} belongs to kind: {' or '.join(kinds)}", None
     close = suggest(place[-1], keys)
     if close is not None:
         return f"unknown key; did you mean {close!r}?", close
@@ -190,6 +193,14 @@ class _Tree:
         """The sections that know a key, those nearest the top first; NAME stands for any name."""
         found = [section for section, node in self._sections(self.root, ()) if key in node["properties"]]
         return sorted(dict.fromkeys(found), key=lambda section: (section.count("."), found.index(section)))
+
+    def kinds_with(self, key: Any, node: Schema) -> list[str]:
+        """The other kinds of the section `node` that know a key."""
+        sections = list(self._sections(self.root, ()))
+        homes = {section for section, branch in sections if branch["properties"] == node.get("properties")}
+        siblings = [branch["properties"] for section, branch in sections if section in homes]
+        found = [self.choices(one["kind"]) for one in siblings if key in one and "kind" in one]
+        return list(dict.fromkeys(kind for kinds in found for kind in kinds))
 
     def _sections(self, node: Schema, place: tuple[str, ...]) -> Iterator[tuple[str, Schema]]:
         for branch in self.branches(node):

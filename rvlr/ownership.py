@@ -16,6 +16,7 @@ from pathlib import Path
 from rvlr.errors import LogFileError, UserError
 
 LEDGER = ".rvlr-made"
+TIMESTAMP = ".snakemake_timestamp"  # Snakemake puts one into every folder that a stage made
 Paths = Path | Iterable[Path] | None
 
 
@@ -101,11 +102,11 @@ def _read(folder: Path) -> set[str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file and link below a folder; ledgers, and locks that `rvlr` leaves, are left out."""
+    """Every file and link below a folder, without ledgers, Snakemake's time stamps, and locks that `rvlr` leaves."""
     for parent, folders, names in os.walk(folder):
         links = [name for name in folders if Path(parent, name).is_symlink()]
         for name in (*names, *links):
-            if name != LEDGER and not (name.startswith(".") and name.endswith(".lock")):
+            if name not in (LEDGER, TIMESTAMP) and not (name.startswith(".") and name.endswith(".lock")):
                 yield Path(parent, name)
 
 

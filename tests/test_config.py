@@ -341,6 +341,11 @@ def test_messages(changes: dict, line: str) -> None:
     assert faults_of(**changes) == f"my.yaml: 1 fault in the configuration\n  {line}"
 
 
+@pytest.mark.parametrize("name", ["x" * 20, "a" + "-1" * 20])
+def test_names_that_snakemake_refuses(name: str) -> None:
+    assert f"students.{name}: found '{name}'; Snakemake refuses names" in faults_of(students={name: {"teacher": "t"}})
+
+
 @pytest.mark.parametrize("name", ["a b", "a.", ".", "..", "-a", "x" * 101, "a/b", "a\n", "é", ""])
 def test_names_that_results_cannot_carry(name: str) -> None:
     assert NAME in faults_of(students={name: {"teacher": "t"}})

@@ -7,6 +7,7 @@ import pytest
 
 from rvlr import io, log, ownership
 from rvlr.errors import UserError, describe_system
+from rvlr.workflow import places
 
 NAMES = [
     "plain.txt",
@@ -42,6 +43,21 @@ def test_a_folder_of_ours_is_replaced_until_the_user_puts_a_file_into_it(tmp_pat
     with pytest.raises(UserError, match=r"rvlr did not make sub/mine\.txt in it"), io.atomic_folder(tmp_path / "made"):
         pass
     assert (tmp_path / "made/sub/mine.txt").read_text() == "my own"
+
+
+@pytest.mark.parametrize("folder", ["images", "cache", "seed0/student-a/model", "seed12/teacher-t/tensorboard"])
+def test_the_workflow_deletes_no_folder_that_holds_a_file_of_the_user(tmp_path: Path, folder: str) -> None:
+    with io.atomic_folder(tmp_path / folder) as made:
+        (made / "ours").touch()
+    (tmp_path / folder / ".snakemake_timestamp").touch()
+    (tmp_path / "mine.txt").touch()
+    places.check_folders(tmp_path)
+    (tmp_path / folder / "mine").touch()
+    with pytest.raises(UserError, match=rf"{folder}/mine: rvlr did not make it, .*; move it elsewhere, or delete it$"):
+        places.check_folders(tmp_path)
+    (tmp_path / folder).rename(tmp_path / "elsewhere")
+    (tmp_path / folder).symlink_to(tmp_path / "elsewhere")
+    places.check_folders(tmp_path)
 
 
 def test_what_is_empty_may_be_used(tmp_path: Path) -> None:

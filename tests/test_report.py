@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from pictures import coloured, pixels_of
 
+from rvlr import io
 from rvlr.errors import UserError
+from rvlr.evaluation import MEASURED
 from rvlr.report import compare, figures, results, summary
 
 CROSS = [f"{direction}_{what}" for direction in ("i2t", "t2i") for what in ("r@1", "r@5", "r@10", "mean")]
@@ -54,7 +56,11 @@ def evaluate(tmp_path: Path) -> Evaluate:
             values[f"per_query/{name.partition('_')[0]}_query"] = queries
         rankings = path.with_name("rankings.npz")
         np.savez(rankings, **IDS, **values)
-        content["outputs"] = {"rankings_sha256": hashlib.sha256(rankings.read_bytes()).hexdigest()}
+        content |= fields
+        content["outputs"] = {
+            "rankings_sha256": hashlib.sha256(rankings.read_bytes()).hexdigest(),
+            "numbers_sha256": io.digest({key: content.get(key) for key in MEASURED}),
+        }
         path.write_text(json.dumps(content | fields))
         return path
 

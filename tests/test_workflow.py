@@ -39,7 +39,7 @@ def test_everything_is_made(finished: Path) -> None:
         assert all(key in found["protocols"]["paper"] for key in ("r_mean", "i2i_ndcg@10", "t2it_ndcg@50"))
         assert found["provenance"]["packages"]["torch"]
         assert found["inputs"].keys() == {"split_checksum", "relevance_sha256", "model_sha256"}
-        assert found["outputs"].keys() == {"rankings_sha256"}
+        assert found["outputs"].keys() == {"rankings_sha256", "numbers_sha256"}
     for name in ("summary.csv", "summary.md", "figures/losses.png", "figures/three-ways.png"):
         assert (results / name).stat().st_size > 0
     assert (results / "figures/student-a-cross-modal.png").exists()

@@ -11,6 +11,8 @@ from PIL import Image
 from storm import snapshot
 from study import SETTINGS, changed, fails, plan, run, snakemake
 
+from rvlr import io
+
 pytestmark = pytest.mark.slow
 
 
@@ -37,6 +39,17 @@ def test_files_of_the_user_are_never_deleted(tmp_path: Path, dataset: dict[str, 
     after = snapshot(tmp_path)
     assert {name: after[name] for name in before} == before
     assert {name.partition("/")[0] for name in after.keys() - before.keys()} == {"my.yaml", ".snakemake"}
+
+
+def test_a_file_of_the_user_in_a_folder_that_is_replaced_stops_the_run(tmp_path: Path) -> None:
+    root = tmp_path / "results/shapes"
+    io.write_text(root / "config/sources.yaml", "{}\n")
+    with io.atomic_folder(root / "images") as made:
+        (made / "ours.png").write_text("ours")
+    (root / "images/own.png").write_text("mine")
+    says = fails(tmp_path, SETTINGS)
+    assert "results/shapes/images/own.png: rvlr did not make it" in says
+    assert (root / "images/own.png").read_text() == "mine"
 
 
 HOSTILE = 'it\'s "a" $HOME; `touch hacked` $(touch hacked) & ünï #'

@@ -3,11 +3,22 @@
 Defaults are the published values of METHOD.md where it names one; `config/README.md` explains every key.
 """
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from rvlr.config.base import NUMBER, Number, PlainText, Section, Seed, UserPath, plain_values
+
+
+def _check_repetition(name: str) -> str:
+    """Names become wildcards of Snakemake, which takes a long repetition for an endless recursion of its rules."""
+    if re.search(r"(.+?)\1{19}$", name):
+        raise ValueError(
+            f"found {name!r}; Snakemake refuses names that end in the same characters 20 times; shorten it"
+        )
+    return name
+
 
 # Upper limits are generous: above them a run would never end, or fill the memory, before it could say why.
 Name = Annotated[
@@ -18,6 +29,7 @@ Name = Annotated[
         description="a name of letters, digits, '.', '_' and '-', beginning with a letter or digit, not ending in '.', "
         "of at most 100 characters",
     ),
+    AfterValidator(_check_repetition),
 ]
 Fraction = Annotated[float, Field(ge=0, le=1), NUMBER]
 Beta = Annotated[float, Field(ge=0, lt=1), NUMBER]

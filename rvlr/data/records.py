@@ -152,7 +152,10 @@ def _difference(records: list[Record], about: dict[str, Any], name: str) -> str:
     return f"{counts}, but not those that were written" if found == made else f"{counts}, {made} written"
 
 
-_REMEDY = "splits are made by the prepare stage, not by hand: change its inputs and run it again"
+_REMEDY = (
+    "splits are made by the prepare stage, not by hand: bring the old file back, or delete it, or change what it is "
+    "made from, and run the stage again (snakemake --forcerun prepare_data)"
+)
 
 
 def _read_about(path: Path) -> dict[str, Any]:

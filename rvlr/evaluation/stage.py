@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from rvlr import config, devices, io, relevance
 from rvlr.data.records import Split, read_split
 from rvlr.errors import UserError
-from rvlr.evaluation import protocols
+from rvlr.evaluation import MEASURED, protocols
 from rvlr.evaluation.encode import Encoded, encode
 from rvlr.evaluation.rerank import rerank
 from rvlr.log import logger
@@ -66,7 +66,7 @@ def evaluate(
     about = io.read_json(split_file.parent / "dataset.json")
     rankings = output / "rankings.npz"
     _write_rankings(rankings, split, corrected)
-    result = {
+    result: dict[str, Any] = {
         "run": run,
         "seed": seed,
         "split": split.name,
@@ -79,9 +79,10 @@ def evaluate(
             "relevance_sha256": io.sha256(matrix),
             "model_sha256": io.sha256(model_folder / "model.safetensors"),
         },
-        "outputs": {"rankings_sha256": io.sha256(rankings)},
         "provenance": io.provenance(),
     }
+    numbers_sha256 = io.digest({key: result[key] for key in MEASURED})
+    result["outputs"] = {"rankings_sha256": io.sha256(rankings), "numbers_sha256": numbers_sha256}
     io.write_json(output / f"{split.name}.json", result)
     logger.info(
         "%s on %s: %s", run, split.name, ", ".join(f"{name} {value:.2f}" for name, value in corrected.numbers.items())

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from rvlr import config, io
-from rvlr.errors import UserError
+from rvlr.errors import UserError, show
 from rvlr.report import records
 from rvlr.report.results import PROTOCOL, Results
 
@@ -110,8 +110,11 @@ def _read_curves(path: Path) -> _Curves:
                 try:
                     row = json.loads(line)
                     rows[row.pop("kind")].append({"step": row["step"], **row})
-                except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-                    raise UserError(f"{path}: line {number}: no line of a training log ({error!r})") from None
+                except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+                    raise UserError(
+                        f"{path}: line {number}: no line of a training log, which is an object with step and kind, "
+                        f"train or val; found {show(line.strip())}; give the metrics.jsonl of a training"
+                    ) from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the training first") from None
     for kind, needed in (("train", "loss"), ("val", SELECTED_BY)):

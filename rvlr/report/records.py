@@ -1,9 +1,10 @@
 """Whether results are what they say they are: the record of each against the files that it was made from.
 
 A run lies in `ROOT/seed{n}/{run}/`. Its evaluation, `eval/test.json`, records run and seed, settings, and digests of
-the model, the split, the relevance and the rankings; its training, `config.yaml`, records seed, settings, and digests
-of the model and `metrics.jsonl`. What a record is compared with lies around it: the names of its folders, the frozen
-sections in `ROOT/config`, `ROOT/splits`, `ROOT/relevance`, the model beside it. What is not there is not checked.
+the model, the split, the relevance, the rankings and its own numbers; its training, `config.yaml`, records seed,
+settings, and digests of the model and `metrics.jsonl`. What a record is compared with lies around it: the names of its
+folders, the frozen sections in `ROOT/config`, `ROOT/splits`, `ROOT/relevance`, the model beside it. What is not there
+is not checked.
 """
 
 import re
@@ -17,6 +18,7 @@ from typing import Any
 from rvlr import io
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
+from rvlr.evaluation import MEASURED
 
 SEED = re.compile(r"seed(\d+)")
 RUN = re.compile(r"(initial|teacher|student)-.+")
@@ -104,6 +106,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         ("inputs", "relevance_sha256"): str,
         ("inputs", "model_sha256"): str,
         ("outputs", "rankings_sha256"): str,
+        ("outputs", "numbers_sha256"): str,
     }
     for keys, kind in needed.items():
         found = record
@@ -119,6 +122,8 @@ def evaluation_mismatches(path: Path, record: Mapping[str, Any], large: bool = T
     to compare their digests."""
     place, inputs = Place.of(path.absolute().parent.parent), record["inputs"]
     yield from _names(path, place, record["run"], record["seed"])
+    if io.digest({key: record.get(key) for key in MEASURED}) != record["outputs"]["numbers_sha256"]:
+        yield Mismatch(path, f"{', '.join(MEASURED)} are not as they were measured")
     frozen = place.frozen("evaluation")
     if frozen is not None and (section := io.read_yaml(frozen)) != record["config"]:
         yield Mismatch(path, f"evaluated with {_difference(record['config'], section, frozen)}", frozen)

@@ -8,11 +8,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rvlr import ownership
 from rvlr.config import Config
 from rvlr.config.checks import weights_of
 from rvlr.config.sources import KNOWN
 from rvlr.errors import UserError
 
+FOLDERS = ("images", "cache", "seed*/*/model", "seed*/*/tensorboard")  # outputs that are folders
 MARK = "config/sources.yaml"  # written when a run starts, before anything else
 
 
@@ -25,6 +27,22 @@ def check(settings: Config, results: Path, source: str) -> None:
     if faults:
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
         raise UserError("\n  ".join([f"{source}: {count} in the configuration", *faults]))
+
+
+def check_folders(results: Path) -> None:
+    """Raise UserError if a folder that Snakemake replaces as a whole holds something that `rvlr` did not make. One file
+    of each such folder is named."""
+    found = (path for pattern in FOLDERS for path in sorted(results.glob(pattern)))
+    # of a link, only the link itself would be deleted
+    folders = (path for path in found if not path.is_symlink())
+    faults = [
+        f"{mine}: rvlr did not make it, and the workflow deletes {folder} with all that is in it when it makes it "
+        "again; move it elsewhere, or delete it"
+        for folder in folders
+        if (mine := ownership.foreign(folder)) is not None
+    ]
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 def _user_paths(settings: Config) -> dict[str, Path]:

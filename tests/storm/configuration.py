@@ -161,6 +161,10 @@ FILES = {
 }
 VALUES: dict[str, tuple[list[tuple[str, Any]], str]] = {
     "a misspelt section": ([("evalution", {})], r"evalution: unknown key; did you mean 'evaluation'\?"),
+    "a key of another kind": (
+        [("dataset.kind", "custom"), ("dataset.captions_per_image", 2)],
+        r"dataset\.captions_per_image: unknown key here; .* belongs to kind: shapes or coco or flickr30k or vizwiz",
+    ),
     "a key of another section": ([("teachers.t.epochs", 3)], r"t\.epochs: unknown key here; .* belongs to training"),
     "a misspelt data set": ([("dataset", "shaeps")], r"dataset\.kind: found 'shaeps' .*did you mean 'shapes'\?"),
     "a teacher's name in capitals": ([("students.s.teacher", "T")], r"s\.teacher: no teacher 'T'; .*mean 't'\?"),

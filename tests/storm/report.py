@@ -185,6 +185,22 @@ RECORDS = [
     _case(
         "another model's digest", _set(f"{A}/{TEST}", "inputs", "model_sha256", to="0" * 64), TEST_A, "another model"
     ),
+    _case(
+        "an edited number",
+        _set(f"{A}/{TEST}", "protocols", "corrected", "r_mean", to=99.0),
+        TEST_A + "counts, notes, protocols are not as they were measured",
+        AGAIN,
+    ),
+    _case("a number in words", _set(f"{A}/{TEST}", "protocols", "paper", "r_mean", to="37"), TEST_A, "protocols are"),
+    _case("an edited note", _set(f"{A}/{TEST}", "notes", to=["all is well"]), TEST_A, "notes, protocols are", AGAIN),
+    _case("edited counts", _set(f"{A}/{TEST}", "counts", "images", to=7), TEST_A, "counts, notes", AGAIN),
+    _case(
+        "no digest of the numbers",
+        _set(f"{A}/{TEST}", "outputs", "numbers_sha256", to=...),
+        TEST_A,
+        "numbers_sha256 is None",
+        "run the evaluate stage again",
+    ),
     _case("no digest of the rankings", _set(f"{A}/{TEST}", "outputs", to=...), TEST_A, r"outputs\.rankings_sha256"),
     _case("rankings with other values of the same mean", _per_query, TEST_A, r"another rankings than \S*npz"),
     _case("no rankings", lambda folder: (folder / A / RANKINGS).unlink(), TEST_A, "rankings.npz is missing"),
@@ -238,6 +254,13 @@ RECORDS = [
     ),
     _case("bars of an edited seed", _set(f"{A}/{TEST}", "seed", to=7), TEST_A, "of seed 7", command=_bars()),
     _case("another run's log", _copy(f"{RUNS[1]}/{LOG}", f"{A}/{LOG}"), LOG_A, AGAIN, command=_losses()),
+    _case(
+        "a log that is none",
+        lambda folder: (folder / LOG).write_text('{\n"step": 1}\n'),
+        r"metrics\.jsonl: line 1: no line of a training log, which is an object with step and kind",
+        r"found '\{'; give the metrics\.jsonl of a training$",
+        command=_losses(LOG),
+    ),
     _case("a log with a line less", _cut(f"{A}/{LOG}", 44), LOG_A, "not the log of the training", command=_losses()),
     _case(
         "logs of two seeds of a run",

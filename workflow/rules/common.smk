@@ -15,7 +15,7 @@ from rvlr.data import public
 from rvlr.data.records import SPLITS
 from rvlr.errors import UserError
 from rvlr.report import records
-from rvlr.workflow import frozen, given
+from rvlr.workflow import frozen, given, places
 
 # Stages run under the Python that runs Snakemake, also where its environment is not activated.
 os.environ.update(
@@ -305,6 +305,10 @@ def to_be_made_again():
     # jobs that run on another machine are planned already
     if not workflow.is_main_process:
         return []
+    try:
+        places.check_folders(Path(RESULTS))
+    except UserError as error:
+        fail(error)
     differing = frozen.differing(SECTIONS, Path(f"{RESULTS}/config"))
     differing += replaced_captions()
     mismatches = [] if differing else list(disagreeing_records())
