@@ -258,3 +258,19 @@ def test_members_of_one_name_and_absent_files(tmp_path: Path) -> None:
         unpack.read_member(archive, "x.json", 10)
     with pytest.raises(UserError, match=r"gone.zip: No such file or directory; put a readable archive there"):
         unpack.read_member(tmp_path / "gone.zip", "x.json", 10)
+
+
+@pytest.mark.parametrize(
+    ("present", "expected", "sound"), [(3, 3, True), (3, None, True), (2, 3, False), (0, None, False)]
+)
+def test_a_folder_that_was_there_already_must_be_whole(
+    tmp_path: Path, present: int, expected: int | None, sound: bool
+) -> None:
+    for number in range(present):
+        (tmp_path / f"{number}.jpg").touch()
+    (tmp_path / "._0.jpg").touch()
+    if sound:
+        unpack.check_images(tmp_path, expected)
+        return
+    with pytest.raises(UserError, match=rf"{present} images in it, {expected or 'at least one'} expected"):
+        unpack.check_images(tmp_path, expected)

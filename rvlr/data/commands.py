@@ -68,9 +68,14 @@ def _fetch_images(name: str, source: config.Source, archive: Path, folder: Path)
                 unpack.link_images(source.existing, folder)
             except UserError as error:
                 raise UserError(f"sources.{name}: existing: {error}") from None
-        elif not folder.is_dir():
-            if folder.is_symlink():
-                folder.unlink()  # to a folder that is gone
+        elif folder.is_symlink() and not folder.exists():
+            raise UserError(
+                f"sources.{name}: {folder} links to {folder.readlink()}, which is not there; connect its disk, or "
+                "delete the link to have the images fetched"
+            )
+        elif folder.is_dir():
+            unpack.check_images(folder, source.images)
+        else:
             download.fetch(name, source, archive, unpacked=True)
             try:
                 unpack.unpack_images(archive, folder, source.images)

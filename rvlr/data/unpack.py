@@ -114,6 +114,18 @@ def link_images(existing: Path, folder: Path) -> None:
         temporary.replace(folder)
 
 
+def check_images(folder: Path, images: int | None) -> None:
+    """Raise UserError unless a folder that was there already holds `images` images (None: any number above 0)."""
+    with os.scandir(folder) as entries:
+        found = sum(_is_image(entry.name) and not entry.name.startswith("._") for entry in entries)
+    if found == 0 or found != (images or found):
+        wanted = f"{images:,}" if images else "at least one"
+        raise UserError(
+            f"{folder}: {found:,} images in it, {wanted} expected; add those that are missing, or delete the folder so "
+            "that the images are fetched again"
+        )
+
+
 def read_member(archive: Path, name: str, limit: int) -> bytes:
     """The one file with the base name `name` in a zip, whatever folder it is in there.
 

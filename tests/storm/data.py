@@ -277,6 +277,17 @@ def _theirs(
     return arrange
 
 
+def _fetch_images(place: Callable[[Path], Any]) -> Arrange:
+    """`data fetch` of images where `place` has put something in the place of their folder."""
+
+    def arrange(world: World, folder: Path) -> list[str]:
+        (folder / "downloads/coco/images").mkdir(parents=True)
+        place(folder / "downloads/coco/images/train2014")
+        return ["data", "fetch", "coco-train2014", "--downloads", "downloads"]
+
+    return arrange
+
+
 def _fetch(place: Callable[[Path], Any], *options: str) -> Arrange:
     """`data fetch` of a file where `place` has put something; no address is asked."""
 
@@ -359,6 +370,16 @@ FETCHED = [
         "fetch: another file lies there",
         _fetch(lambda path: path.write_text("[]")),
         (r"flickr30k_val\.json: is there, but it is another file: checksum git:0637.* expected; delete it",),
+    ),
+    Case(
+        "fetch: a folder with some of the images",
+        _fetch_images(lambda folder: (folder.mkdir(), (folder / "a.jpg").touch())),
+        (r"train2014: 1 images in it, 82,783 expected",),
+    ),
+    Case(
+        "fetch: a link to a disk that is not there",
+        _fetch_images(lambda folder: folder.symlink_to("/media/nowhere/photos")),
+        (r"links to /media/nowhere/photos, which is not there",),
     ),
     Case("fetch: an empty file lies there", _fetch(Path.touch), (r"another file: 0 bytes found, more expected",)),
     Case("fetch: a folder lies there", _fetch(Path.mkdir), (r"a folder is where the file belongs; move it away",)),
