@@ -9,6 +9,8 @@ from rvlr import environment
 
 environment.prepare()
 
+import logging
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -367,7 +369,7 @@ def main() -> None:
         if not log.logger.handlers:
             raise
         log.logger.exception("unexpected error")
-        sys.exit(1)
+        _leave()
 
 
 def _fail(message: str) -> NoReturn:
@@ -376,7 +378,18 @@ def _fail(message: str) -> NoReturn:
         log.logger.error("%s", message)
     else:
         typer.echo(f"error: {message}", err=True)
-    sys.exit(1)
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """Exit with status 1, as one of several processes at once: the threads of a collective that the others will never
+    join abort an orderly exit now and then, and the status with it."""
+    if environment.place() is None:
+        sys.exit(1)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -172,11 +172,15 @@ def processes(count: int, mixed_precision: str = "no", timeout: float = TIMEOUT)
         try:
             yield group
         except Interrupted:  # all have agreed to stop; the main process may still be writing
-            group.meet("the end")
+            _end(group)
             raise
-        group.meet("the end")
-        if place is not None:
-            dist.destroy_process_group()
+        _end(group)
+
+
+def _end(group: Processes) -> None:
+    group.meet("the end")
+    if group.place is not None:
+        dist.destroy_process_group()
 
 
 def _join(place: environment.Place, backend: str, timeout: float) -> None:
