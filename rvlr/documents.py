@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from rvlr.errors import UserError
+from rvlr.errors import UserError, show
 
 YAML_BYTES = 2**18
 JSON_BYTES = 2**28  # the index of features names every caption
@@ -52,7 +52,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 def parse_json(text: str, source: str, kind: type = dict) -> Any:
     """The object, or with `kind=list` the list, that JSON holds. Raises UserError naming `source` and the fault."""
-    hooks = {"object_pairs_hook": _each_key_once, "parse_constant": _refuse_number, "parse_float": _finite}
+    hooks = {"object_pairs_hook": each_key_once, "parse_constant": _refuse_number, "parse_float": _finite}
     try:
         found = json.loads(text.removeprefix("\ufeff"), **hooks)
     except json.JSONDecodeError as error:
@@ -151,12 +151,13 @@ def _explain(error: yaml.MarkedYAMLError) -> str:
 # --- JSON --------------------------------------------------------------------------------------------------------
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's keys and values as a mapping, for `object_pairs_hook`. Raises ValueError for a key given twice."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:100]!r} is given twice")
+        raise ValueError(f"the key {show(twice)} is given twice; keep one")
     return fields
 
 

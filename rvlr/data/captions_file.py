@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rvlr import io
 from rvlr.data.records import SPLITS
+from rvlr.documents import each_key_once
 from rvlr.errors import UserError, show
 
 KEYS = ("image", "captions", "caption", "image_id", "split")
@@ -127,15 +128,6 @@ def _decode(data: bytes, faults: Faults) -> str:
 Fields = Iterator[tuple[Place, Any]]
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {show(twice)} is given twice; keep one")
-    return fields
-
-
 def _syntax(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not valid JSON: {error.msg} at column {error.colno}; correct the syntax there"
@@ -143,7 +135,7 @@ def _syntax(error: ValueError | RecursionError) -> str:
     return f"not a usable JSON record: {problem}; a record must look like {_EXAMPLE}"
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
+_DECODER = json.JSONDecoder(object_pairs_hook=each_key_once)
 
 
 def _read_json(text: str, faults: Faults) -> Fields:
