@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image
 
 from rvlr import config
-from rvlr.data import cache
 from rvlr.data.images import ImageTransform, training_transform
 from rvlr.data.loading import Loader, PairCollator, TrainingPairs, TrainingSchedule
 from rvlr.data.records import Record, Split, read_split
 from rvlr.data.text import learn_tokenizer
+from rvlr.datasets import cache
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared/data/flickr8k-mini/images"
 SIZES = (640, 3000)  # long side of the stand-ins, pixels

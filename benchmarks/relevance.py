@@ -19,7 +19,7 @@ import numpy as np
 import typer
 from rouge_score.rouge_scorer import RougeScorer
 
-from rvlr import io, log, relevance
+from rvlr import files, log, relevance
 
 PAIRS = 2_000
 
@@ -48,7 +48,7 @@ def main(
     log.setup()
     images = made_up()
     if captions_file is not None:
-        images = [record["caption"] for record in io.read_json(captions_file, list)]
+        images = [record["caption"] for record in files.read_json(captions_file, list)]
     captions = [caption for group in images for caption in group]
     offsets = np.cumsum([0, *map(len, images)])
     with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from rvlr import io
+from rvlr import files, provenance
 from rvlr.errors import UserError
 from rvlr.log import Progress
 
@@ -83,7 +83,7 @@ def load(path: Path, shape: tuple[int | None, ...], described: Any) -> np.ndarra
 def open_array(path: Path, shape: tuple[int | None, ...], because: str = "") -> np.ndarray:
     """Memory-map a file of any kind of numbers read-only and check its shape; None allows any length but 0. `because`
     ends the message on a wrong shape. Raises UserError if the file is no such array."""
-    io.check_file(path)
+    files.check_file(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # on damaged files the reader raises almost anything
@@ -105,7 +105,7 @@ def first_not_finite(rows: np.ndarray) -> int | None:
 
 
 def _described(array: np.ndarray, path: Path) -> dict[str, Any]:
-    return {"shape": list(array.shape), "sha256": io.sha256(path)}
+    return {"shape": list(array.shape), "sha256": provenance.sha256(path)}
 
 
 def _not_finite(array: np.ndarray) -> str:

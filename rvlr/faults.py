@@ -10,16 +10,66 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from rvlr.errors import show
+from rvlr import files
+from rvlr.errors import UserError, show
 
 Schema = dict[str, Any]
+FAULTS_SHOWN = 20
 
 _LONGEST = 100  # characters of a word that is compared or shown as it is
 _PLURALS = {"text": "texts", "a path": "paths", "a number": "numbers", "a whole number": "whole numbers"}
+
+
+class Place(NamedTuple):
+    """Where something begins in a captions file: its line and, in JSON, the number of its record, from 1."""
+
+    line: int
+    record: int | None = None
+
+    def __str__(self) -> str:
+        return f"line {self.line}" if self.record is None else f"record {self.record} (line {self.line})"
+
+
+class Faults:
+    """What is wrong with a captions file and its images, gathered to be shown at once. True if any."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._found: list[tuple[Place, str]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, message: str, place: Place | None = None) -> None:
+        """Note a fault at `place`, or of the file as a whole."""
+        self._found.append((place or Place(0), f"{place}: {message}" if place else message))
+
+    def check(self, listing: Path | None = None) -> None:
+        """Raise UserError with the faults in the order of the file, if there are any. Those beyond the first are
+        counted, and then all are written to `listing`, if that is given."""
+        if not self._found:
+            return
+        count = len(self._found)
+        in_order = sorted(self._found, key=lambda fault: (fault[0].line, fault[0].record or 0))
+        lines = [text for _, text in in_order[:FAULTS_SHOWN]]
+        if count > FAULTS_SHOWN:
+            where = f"; all are in {listing}" if listing is not None else ""
+            lines.append(f"... and {count - FAULTS_SHOWN:,} more{where}")
+            if listing is not None:
+                files.write_text(listing, "".join(f"{text}\n" for _, text in in_order))
+        title = f"{self.path}: {count:,} fault{'s' if count > 1 else ''}; nothing was written"
+        raise UserError("\n  ".join([title, *lines]))
+
+    def fail(self, message: str, place: Place | None = None) -> NoReturn:
+        """Note a fault after which the file cannot be read further, and raise UserError with all."""
+        self.add(message, place)
+        self.check()
+        raise AssertionError("a fault was added")
 
 
 def suggest(word: Any, known: Iterable[str]) -> str | None:

@@ -3,7 +3,7 @@
 Every folder that `rvlr` writes into holds a ledger, `.rvlr-made`, which lists what `rvlr` made there: a name a line, as
 JSON. A file may be replaced if its folder's ledger lists it, a folder if its own ledger lists every file in it. What is
 absent or empty may always be written. The command line checks all inputs and outputs with `check_paths` before it reads
-anything; `rvlr.io` checks each output once more before it replaces it.
+anything; `rvlr.files` checks each output once more before it replaces it.
 """
 
 import json

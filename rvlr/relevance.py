@@ -20,11 +20,10 @@ from rapidfuzz.distance import LCSseq
 from rapidfuzz.process import cdist
 from rouge_score.tokenizers import DefaultTokenizer
 
-from rvlr import arrays, config, environment, io, ownership
-from rvlr.data import captions_file
-from rvlr.data.captions_file import show
+from rvlr import arrays, config, environment, files, ownership, provenance
 from rvlr.data.records import Record, Split, read_split
-from rvlr.errors import UserError
+from rvlr.datasets import captions_file
+from rvlr.errors import UserError, show
 from rvlr.log import Progress, logger
 
 Tokens = tuple[str, ...]
@@ -74,7 +73,7 @@ def write(split: Split, section: config.Relevance, output: Path) -> None:
     describe(split, section, output)
 
 
-def files(output: Path) -> list[Path]:
+def outputs(output: Path) -> list[Path]:
     """The matrix at `output` and the description beside it. Raises UserError if `output` is no .npy."""
     if output.suffix != ".npy":
         raise UserError(f"{output}: the matrix is written as .npy; give an output with that ending")
@@ -86,7 +85,7 @@ def clear(output: Path) -> None:
 
     Raises UserError if `output` is no .npy, or if the .json is something else, such as the captions themselves.
     """
-    _, about = files(output)
+    _, about = outputs(output)
     ownership.check(about)
     about.unlink(missing_ok=True)
 
@@ -94,7 +93,7 @@ def clear(output: Path) -> None:
 def describe(split: Split, section: config.Relevance, output: Path, **more: Any) -> None:
     """Write the .json beside the relevance matrix `output`, by which `read` knows what it belongs to."""
     counts = np.diff(split.offsets)
-    io.write_json(
+    files.write_json(
         output.with_suffix(".json"),
         {
             "scorer": section.scorer,
@@ -104,7 +103,7 @@ def describe(split: Split, section: config.Relevance, output: Path, **more: Any)
             "checksum": split.checksum,
             "matrix": arrays.describe(output),
             **more,
-            "provenance": io.provenance(),
+            "provenance": provenance.collect(),
         },
     )
 
@@ -116,7 +115,7 @@ def read(path: Path, split: Split) -> np.ndarray:
     else than what was written.
     """
     try:
-        about = io.read_json(path.with_suffix(".json"))
+        about = files.read_json(path.with_suffix(".json"))
         if about.get("checksum") != split.checksum:
             raise UserError(f"{path}: made from other captions than those of the split {split.name!r}")
         return arrays.load(path, (len(split.captions), len(split.records)), about.get("matrix"))
@@ -196,7 +195,7 @@ def compute(captions: Sequence[str], offsets: np.ndarray, output: Path, scorer: 
     dtype = np.min_scalar_type(int(lengths.max()))
     same = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
     progress, threads = Progress("relevance", len(strings), "captions"), environment.threads()
-    with io.atomic_file(output) as temporary:
+    with files.atomic_file(output) as temporary:
         matrix = arrays.create(temporary, (len(captions), len(offsets) - 1))
         for start in range(0, len(strings), CAPTIONS_AT_ONCE):
             stop = min(start + CAPTIONS_AT_ONCE, len(strings))

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rvlr import io
+from rvlr import files
 from rvlr.config.sections import Coco, Counts, Flickr30K, VizWiz
 from rvlr.config.sources import KNOWN
-from rvlr.data import public
 from rvlr.data.records import SPLITS, Record, read_split
+from rvlr.datasets import public
 
 Contents = dict[str, Any]  # of the annotation files by their keys in KNOWN, of archives by member
 
@@ -157,9 +157,8 @@ def run(
     """Prepare from miniatures; returns the records of the splits, and `dataset.json`."""
     made = CONTENTS[section.kind]() if contents is None else contents
     needed = public.annotation_sources(section)
-    files = lay(folder, {key: value for key, value in made.items() if key in needed})
-    public.prepare(section, files, "/photographs", folder / "out")
+    paths = lay(folder, {key: value for key, value in made.items() if key in needed})
+    public.prepare(section, paths, "/photographs", folder / "out")
     splits = folder / "out" / "splits"
-    return {name: read_split(splits / f"{name}.jsonl").records for name in SPLITS}, io.read_json(
-        splits / "dataset.json"
-    )
+    records = {name: read_split(splits / f"{name}.jsonl").records for name in SPLITS}
+    return records, files.read_json(splits / "dataset.json")

@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as rvlr.__main__ does, an
 import pytest
 
 from rvlr import config
-from rvlr.data import shapes
+from rvlr.datasets import shapes
 from rvlr.models import build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,10 +92,10 @@ def tiny_model(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="session")
 def tiny_features(tiny_data: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features of the untrained tiny model for the training split of `tiny_data`."""
-    from rvlr import features
+    from rvlr import extraction
     from rvlr.data.records import read_split
 
     folder = tmp_path_factory.mktemp("features")
     section = config.parse({"kind": "retrieval", "training": TINY_TRAINING}, "test", config.TrainedTeacher)
-    features.extract(section, tiny_model, read_split(tiny_data / "splits/train.jsonl"), folder)
+    extraction.extract(section, tiny_model, read_split(tiny_data / "splits/train.jsonl"), folder)
     return folder

@@ -117,7 +117,7 @@ import sys
 from pathlib import Path
 from rvlr import log
 from rvlr.config.sources import Source
-from rvlr.data import download
+from rvlr.fetch import download
 log.setup(Path(sys.argv[3]))
 download.fetch("coco-val2014", Source(addresses=[sys.argv[1]]), Path(sys.argv[2]))
 """

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rvlr import arrays, authors_files, config, features, relevance
+from rvlr import arrays, config, relevance
+from rvlr.convert import authors_files
+from rvlr.data.features import write_index
 from rvlr.data.records import Record, Split
 from rvlr.errors import UserError
 
@@ -133,7 +135,7 @@ def test_full_disk_under_each_stage_that_writes_arrays(small_disk: Path, tmp_pat
     rows = np.random.default_rng(0).normal(size=(300, 300)).astype(np.float32)
     for name in ("image", "text"):
         np.save(folder / f"{name}.npy", rows)
-    features.write_index(folder, split)
+    write_index(folder, split)
     annotations = tmp_path / "theirs.json"
     annotations.write_text(json.dumps([{"image": f"{n}.jpg", "caption": f"a dog {n}"} for n in range(300)]))
     there = small_disk / "out"

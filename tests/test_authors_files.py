@@ -9,12 +9,13 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from typer.testing import CliRunner
 
-from rvlr import arrays, authors_files, config, io, relevance
-from rvlr.__main__ import app
-from rvlr.authors_files import IMAGE_FILE, TEXT_FILE
+from rvlr import arrays, config, provenance, relevance
+from rvlr.cli import app
+from rvlr.convert import authors_files
+from rvlr.convert.authors_files import IMAGE_FILE, TEXT_FILE
+from rvlr.data.features import read_features, write_index
 from rvlr.data.records import Record, Split, read_split, write_splits
 from rvlr.errors import UserError
-from rvlr.features import read_features, write_index
 
 IMAGES = {  # two captions of c.jpg are the same, b.jpg has six
     "val/a.jpg": ["a dog", "A dog!", "two dogs"],
@@ -122,7 +123,7 @@ def test_imported_features_say_so_and_are_accepted(split: Split, annotations: li
         assert np.array_equal(found.text[split.offsets[index] + number], theirs["text"][row])
     about = json.loads((tmp_path / "out/index.json").read_text())["imported"]
     assert about["largest_deviation"] == pytest.approx(largest)
-    assert about["image"] == {"file": "image.npy", "sha256": io.sha256(files[0])}
+    assert about["image"] == {"file": "image.npy", "sha256": provenance.sha256(files[0])}
     assert [file["file"] for file in about["annotations"]] == ["flickr30k_train.json", "flickr30k_val.json"]
 
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from rvlr import config, io
-from rvlr.data import cache
+from rvlr import config, files
 from rvlr.data.images import evaluation_transform, load_image
 from rvlr.data.records import Record, Split
+from rvlr.datasets import cache
 from rvlr.errors import UserError
 from rvlr.ownership import LEDGER
 
@@ -27,7 +27,7 @@ def split(root: Path, names: list[str], name: str = "train") -> Split:
     return Split(name, [Record(image, image, ("a dog",)) for image in names], root)
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def contents(folder: Path) -> dict[str, bytes]:
     found = [path for path in folder.rglob("*") if path.is_file() and path.name != LEDGER]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
@@ -66,8 +66,8 @@ def test_images_are_scaled_once_and_never_enlarged(root: Path, tmp_path: Path, f
     folder = tmp_path / "cache"
     splits = [split(root, list(SIZES)), split(root, ["large.jpg"], "test")]
     cache.build(splits, config.Cache(short_side=48, format=form, quality=90), folder)
-    found = files(folder)
-    about = io.read_json(folder / "cache.json")
+    found = contents(folder)
+    about = files.read_json(folder / "cache.json")
     assert found.keys() == {*SIZES, "cache.json"}
     for name, size in SIZES.items():
         with Image.open(folder / name) as image:
@@ -102,7 +102,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from rvlr import config
-from rvlr.data import cache
+from rvlr.datasets import cache
 from rvlr.data.records import read_split
 cache.build([read_split(Path(sys.argv[1]))], config.Cache(short_side=200), Path(sys.argv[2]), threads=2)
 """
@@ -143,7 +143,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> 
     whole = tmp_path / "elsewhere/cache"
     whole.parent.mkdir()
     cache.build([split(tmp_path / "images", names)], config.Cache(short_side=200), whole, threads=1)
-    assert files(folder) == files(whole)
+    assert contents(folder) == contents(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "elsewhere", "images", "splits"]
 
 
@@ -165,19 +165,19 @@ def test_faults_are_listed_and_the_rest_is_kept(root: Path, tmp_path: Path) -> N
     kept = (tmp_path / ".partial-cache/images/turned.jpg").stat().st_ino
     cache.build([split(root, names)], SECTION, folder)
     assert (folder / "turned.jpg").stat().st_ino == kept
-    assert len(files(folder)) == len(names) + 1
+    assert len(contents(folder)) == len(names) + 1
 
 
 def test_other_settings_begin_anew_and_replace_the_cache(root: Path, tmp_path: Path) -> None:
     folder, names = tmp_path / "cache", list(SIZES)
     cache.build([split(root, names)], SECTION, folder)
-    before = files(folder)
+    before = contents(folder)
     with pytest.raises(UserError, match="1 fault"):
         cache.build([split(root, [*names, "missing.jpg"])], config.Cache(short_side=24), folder)
-    assert files(folder) == before
+    assert contents(folder) == before
     cache.build([split(root, names[1:])], config.Cache(short_side=32), folder)
     assert load_image(folder / "turned.jpg").size == (32, 64)
-    assert files(folder).keys() == {*names[1:], "cache.json"}
+    assert contents(folder).keys() == {*names[1:], "cache.json"}
 
 
 def test_too_small_a_disk_is_told_before_it_is_full(
@@ -200,10 +200,10 @@ def test_image_that_the_format_cannot_hold(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../outside.jpg", "sub/../../outside.jpg", "/outside.jpg"])
 def test_nothing_is_written_outside_the_folder(root: Path, tmp_path: Path, name: str) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "outside.jpg")
-    before = files(tmp_path)
+    before = contents(tmp_path)
     with pytest.raises(UserError, match="leaves this folder"):
         cache.build([split(root, ["large.jpg", name])], SECTION, tmp_path / "cache")
-    assert files(tmp_path) == before
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(

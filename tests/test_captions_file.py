@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rvlr import io
-from rvlr.data import captions_file
-from rvlr.data.captions_file import Entry, Place
+from rvlr import files
+from rvlr.datasets import captions_file
+from rvlr.datasets.captions_file import Entry
 from rvlr.errors import UserError
+from rvlr.faults import Place
 
 
 def read(folder: Path, name: str, content: str | bytes) -> list[Entry]:
@@ -273,4 +274,4 @@ def test_published_annotations_are_read(shared: Path, name: str, images: int, ca
     faults.check()
     assert len({entry.image for entry in entries}) == images
     assert sum(len(entry.captions) for entry in entries) == captions
-    assert [list(entry.captions) for entry in entries] == [given["caption"] for given in io.read_json(path, list)]
+    assert [list(entry.captions) for entry in entries] == [given["caption"] for given in files.read_json(path, list)]

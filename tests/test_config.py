@@ -12,9 +12,10 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from rvlr import config
-from rvlr.__main__ import app
+from rvlr.cli import app
 from rvlr.config.sources import KNOWN, resolve
 from rvlr.errors import UserError
+from rvlr.workflow import disk
 
 MINIMAL = {
     "dataset": "shapes",
@@ -396,7 +397,7 @@ def test_what_is_not_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "evaluation": {"subsets": ["first-9", "folds-10"]},
     }
     with pytest.raises(UserError) as raised:
-        config.check_disk(config.parse(study, "my.yaml"), "my.yaml")
+        disk.check(config.parse(study, "my.yaml"), "my.yaml")
     assert str(raised.value).split("\n  ") == [
         "my.yaml: 4 faults in the configuration",
         "models.base.vision.weights: bert is a folder, not a file; give a .safetensors or .pth file, 'pretrained' or "
@@ -410,13 +411,13 @@ def test_what_is_not_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_weights_that_are_fetched_or_known_by_name_need_not_be_there() -> None:
     weights = {"vision": {"weights": "downloads/weights/swin.pth"}, "text": {"weights": "org/some-bert"}}
-    config.check_disk(config.parse({**MINIMAL, "models": {"base": weights}}, "my.yaml"), "my.yaml")
+    disk.check(config.parse({**MINIMAL, "models": {"base": weights}}, "my.yaml"), "my.yaml")
 
 
 def test_another_kind_of_file_is_named() -> None:
     for data, section, expected in (
         (MINIMAL, config.Student, "a whole study found (it has the keys dataset, models, students, teachers)"),
-        ({"teacher": "t"}, config.Config, "a student's section found (it has the key teacher), a whole study expected"),
+        ({"teacher": "t"}, config.Study, "a student's section found (it has the key teacher), a whole study expected"),
         ({"teacher": "t"}, config.TrainedTeacher, "a student's section found"),
         ({"model": "m", "training": {}}, config.Student, "a trained teacher's section found"),
         ({"candidates": 3}, config.Relevance, "the evaluation's section found"),
@@ -452,7 +453,7 @@ def test_every_key_is_documented() -> None:
         for name, section in schema["$defs"].items():
             seen.update((name, key) for key in section.get("properties", {}))
 
-    walk(config.Config.model_json_schema())
+    walk(config.Study.model_json_schema())
     missing = sorted(f"{section}.{key}" for section, key in seen if f"`{key}`" not in text)
     assert not missing
 

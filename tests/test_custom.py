@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rvlr import io, log
+from rvlr import files, log, provenance
 from rvlr.config import Custom, SplitRatio
-from rvlr.data import captions_file, custom
 from rvlr.data.records import SPLITS, Split, read_split
+from rvlr.datasets import custom
 from rvlr.errors import UserError
+from rvlr.faults import FAULTS_SHOWN
 
 NAMES = ("a.jpg", "b.png", "c.jpg", "sub/d.jpg", "e.jpg", "f.jpg")
 
@@ -241,7 +242,7 @@ def test_faults_come_together_in_order_and_twenty_at_a_time(images: Path) -> Non
     assert faults[1] == "  line 2: caption 1 is empty; write one or remove it"
     assert faults[2].startswith("  line 2: image '0.jpg' is not in ")
     assert faults[20:] == ["  ... and 38 more"]
-    assert len(faults) == captions_file.FAULTS_SHOWN + 1
+    assert len(faults) == FAULTS_SHOWN + 1
 
 
 WITH_SPLITS = (
@@ -277,12 +278,12 @@ def test_dataset_json_says_what_made_it(
     monkeypatch.setattr(log, "Progress", partial(log.Progress, interval=0))  # short loops say nothing
     with caplog.at_level(logging.INFO, "rvlr"):
         run(images, "rows.csv", WITH_SPLITS, name="mine", cache={"short_side": 64})
-    about = io.read_json(images.parent / "out-rows.csv" / "splits" / "dataset.json")
+    about = files.read_json(images.parent / "out-rows.csv" / "splits" / "dataset.json")
     assert about["image_root"] == str(images)
     assert about["counts"]["test"] == {"images": 2, "captions": 3}
     assert about["name"] == "mine"
     assert about["cache"] == {"short_side": 64, "format": "jpeg", "quality": 95}
-    assert about["captions_sha256"] == io.sha256(images.parent / "rows.csv")
+    assert about["captions_sha256"] == provenance.sha256(images.parent / "rows.csv")
     assert about["splits_from"] == {"source": "file"}
     assert "mine: 2 train, 2 val, 2 test images, splits by file" in caplog.text
     assert "check images 6/6" in caplog.text
@@ -303,7 +304,7 @@ def test_drawn_splits_do_not_depend_on_the_order_of_records(images: Path) -> Non
         assert forward[name].records == backward[name].records
     images_used = [r.image for name in SPLITS for r in forward[name].records]
     assert sorted(images_used) == sorted(str(r["image"]) for r in records)
-    about = io.read_json(images.parent / "out-b.json" / "splits" / "dataset.json")
+    about = files.read_json(images.parent / "out-b.json" / "splits" / "dataset.json")
     assert about["splits_from"] == {"source": "ratio", "val": 0.2, "test": 0.1, "seed": 3}
 
 

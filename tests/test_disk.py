@@ -15,7 +15,7 @@ from PIL import Image
 from storm import Case, World, run, server
 
 from rvlr import config
-from rvlr.data import custom
+from rvlr.datasets import custom
 
 pytestmark = pytest.mark.slow
 

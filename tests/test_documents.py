@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rvlr import documents, io
+from rvlr import documents, files
 from rvlr.errors import UserError
 
 
@@ -103,7 +103,7 @@ def test_files_that_are_no_text_or_too_large(tmp_path: Path, content: bytes, exp
     path = tmp_path / "my.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        io.read_yaml(path)
+        files.read_yaml(path)
     assert str(caught.value).startswith(f"{path}: {expected}")
 
 

@@ -19,8 +19,8 @@ import pytest
 from download_server import BODY, OTHER, Answer, Fetcher, Server
 
 from rvlr.config.sources import Source
-from rvlr.data import commands, download
 from rvlr.errors import UserError
+from rvlr.fetch import download, images
 from rvlr.log import Progress
 from rvlr.ownership import LEDGER
 
@@ -451,6 +451,6 @@ def test_another_existing_folder_is_linked_instead(tmp_path: Path) -> None:
     for name in ("one", "other", "other"):
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "a.jpg").write_bytes(b"an image")
-        commands._fetch_images(NAME, Source(existing=tmp_path / name), tmp_path / "val2014.zip", folder)
+        images.fetch(NAME, Source(existing=tmp_path / name), tmp_path / "val2014.zip", folder)
         assert folder.readlink() == tmp_path / name
         assert json.loads(folder.with_name("val2014.json").read_text())["existing"] == str(tmp_path / name)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rvlr import losses
+from rvlr.training import losses
 
 GOLDEN = Path(__file__).parent / "golden"
 PUBLISHED = json.loads((GOLDEN / "losses.json").read_text())

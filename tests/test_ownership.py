@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rvlr import io, log, ownership
+from rvlr import files, log, ownership
 from rvlr.errors import UserError, describe_system
 from rvlr.workflow import places
 
@@ -23,31 +23,34 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_of_ours_is_replaced_and_one_of_the_users_is_not(tmp_path: Path, name: str) -> None:
     for text in ("first", "second"):
-        io.write_text(tmp_path / name, text)
+        files.write_text(tmp_path / name, text)
     assert (tmp_path / name).read_text() == "second"
     mine = tmp_path / f"mine {name}"
     mine.write_text("my own")
     with pytest.raises(UserError, match="rvlr did not make it"):
-        io.write_text(mine, "gone")
+        files.write_text(mine, "gone")
     assert mine.read_text() == "my own"
 
 
 def test_a_folder_of_ours_is_replaced_until_the_user_puts_a_file_into_it(tmp_path: Path) -> None:
     for number in range(2):
-        with io.atomic_folder(tmp_path / "made") as folder:
+        with files.atomic_folder(tmp_path / "made") as folder:
             for name in NAMES:
                 (folder / "sub").mkdir(exist_ok=True)
                 (folder / "sub" / name).write_text(str(number))
     assert {file.read_text() for file in (tmp_path / "made/sub").iterdir()} == {"1"}
     (tmp_path / "made/sub/mine.txt").write_text("my own")
-    with pytest.raises(UserError, match=r"rvlr did not make sub/mine\.txt in it"), io.atomic_folder(tmp_path / "made"):
+    with (
+        pytest.raises(UserError, match=r"rvlr did not make sub/mine\.txt in it"),
+        files.atomic_folder(tmp_path / "made"),
+    ):
         pass
     assert (tmp_path / "made/sub/mine.txt").read_text() == "my own"
 
 
 @pytest.mark.parametrize("folder", ["images", "cache", "seed0/student-a/model", "seed12/teacher-t/tensorboard"])
 def test_the_workflow_deletes_no_folder_that_holds_a_file_of_the_user(tmp_path: Path, folder: str) -> None:
-    with io.atomic_folder(tmp_path / folder) as made:
+    with files.atomic_folder(tmp_path / folder) as made:
         (made / "ours").touch()
     (tmp_path / folder / ".snakemake_timestamp").touch()
     (tmp_path / "mine.txt").touch()
@@ -62,9 +65,9 @@ def test_the_workflow_deletes_no_folder_that_holds_a_file_of_the_user(tmp_path: 
 
 def test_what_is_empty_may_be_used(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
-    io.write_text(tmp_path / "empty.txt", "text")
+    files.write_text(tmp_path / "empty.txt", "text")
     (tmp_path / "folder/inner").mkdir(parents=True)
-    with io.atomic_folder(tmp_path / "folder") as folder:
+    with files.atomic_folder(tmp_path / "folder") as folder:
         (folder / "file").touch()
     assert [file.name for file in (tmp_path / "folder").iterdir() if file.name != ownership.LEDGER] == ["file"]
 
@@ -75,32 +78,32 @@ def test_a_link_is_replaced_only_if_it_is_ours_and_never_followed(tmp_path: Path
     (tmp_path / "link").symlink_to("photos")
     (tmp_path / "dangling").symlink_to("nowhere")
     for name in ("link", "dangling"):
-        with pytest.raises(UserError, match="rvlr did not make it"), io.atomic_folder(tmp_path / name):
+        with pytest.raises(UserError, match="rvlr did not make it"), files.atomic_folder(tmp_path / name):
             pass
     ownership.record(tmp_path / "link")
-    with io.atomic_folder(tmp_path / "link"):
+    with files.atomic_folder(tmp_path / "link"):
         pass
     assert (tmp_path / "photos/cat.jpg").read_text() == "my own"
     assert not (tmp_path / "link").is_symlink()
 
 
 def test_a_folder_that_was_moved_is_still_ours_and_a_damaged_ledger_makes_nothing_ours(tmp_path: Path) -> None:
-    with io.atomic_folder(tmp_path / "made") as folder:
+    with files.atomic_folder(tmp_path / "made") as folder:
         (folder / "file").write_text("text")
     moved = (tmp_path / "made").rename(tmp_path / "moved")
     assert ownership.foreign(moved) is None
     for damage in (b'"fi', b"\0\xff", b"[1]\n{}"):
         (moved / ownership.LEDGER).write_bytes(damage)
         assert ownership.foreign(moved) == moved / "file"
-        io.write_text(moved / "other", "a line that was cut does not spoil the next")
+        files.write_text(moved / "other", "a line that was cut does not spoil the next")
         assert "other" in {path.name for path in moved.iterdir() if ownership.foreign(path) is None}
         (moved / "other").unlink()
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
-    io.write_text(tmp_path / "file", "old")
+    files.write_text(tmp_path / "file", "old")
     before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(ZeroDivisionError), io.atomic_file(tmp_path / "file") as temporary:
+    with pytest.raises(ZeroDivisionError), files.atomic_file(tmp_path / "file") as temporary:
         temporary.write_text(f"new {1 // 0}")
     assert (tmp_path / "file").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -124,7 +127,7 @@ def test_errors_of_the_system_name_the_file_and_the_remedy(tmp_path: Path) -> No
 
 
 def test_full_disk_is_said_of_the_file_that_could_not_be_written(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space left") as error, io.atomic_file(tmp_path / "a.txt"):
+    with pytest.raises(OSError, match="No space left") as error, files.atomic_file(tmp_path / "a.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")  # as write() raises it, without a name
     assert str(tmp_path / "a.txt") in describe_system(error.value)
 

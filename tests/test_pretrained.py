@@ -12,7 +12,7 @@ from conftest import TINY_MODEL
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForPreTraining
 
-from rvlr import config, features
+from rvlr import config, extraction
 from rvlr.data.text import learn_tokenizer
 from rvlr.errors import UserError
 from rvlr.models import build, hub, pretrained, tokens
@@ -143,7 +143,7 @@ def test_a_random_vision_teacher_is_always_the_same(bert: Path) -> None:
         config.SingleModalTeacher,
     )
     pixels = torch.randn(1, 3, 32, 32)
-    found = [features.single_modal_extractor(teacher, torch.device("cpu")).image(pixels) for _ in range(2)]
+    found = [extraction.single_modal_extractor(teacher, torch.device("cpu")).image(pixels) for _ in range(2)]
     assert torch.equal(*found)
 
 

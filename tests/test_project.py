@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import rvlr
 from rvlr import config
-from rvlr.__main__ import app
+from rvlr.cli import app
 
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "huggingface-hub": "huggingface_hub"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

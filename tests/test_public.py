@@ -27,12 +27,12 @@ from annotations import (
     vizwiz_contents,
 )
 
-from rvlr import io, log
+from rvlr import files, log, provenance
 from rvlr.config.sections import Cache, Counts, Flickr30K, VizWiz
 from rvlr.config.sources import KNOWN
-from rvlr.data import public, public_files
-from rvlr.data.public_files import File, Part
 from rvlr.data.records import SPLITS, Record, read_split
+from rvlr.datasets import annotations, public
+from rvlr.datasets.annotations import File, Part
 
 COCO_FOLDERS, FLICKR_FOLDERS, VIZWIZ_FOLDERS = ["train2014", "val2014"], ["flickr30k-images"], ["train", "val"]
 
@@ -75,7 +75,7 @@ def test_sources_are_known(section: public.PublicSection, annotations: list[str]
 
 
 def test_workflow_can_ask_without_torch_and_pillow() -> None:
-    code = "import sys, rvlr.data.public; print([name for name in ('torch', 'PIL') if name in sys.modules])"
+    code = "import sys, rvlr.datasets.public; print([name for name in ('torch', 'PIL') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -119,12 +119,12 @@ def test_files_are_named_with_their_checksums(tmp_path: Path) -> None:
         "val": {
             "source": "coco-val-captions",
             "path": str(tmp_path / "coco_val.json"),
-            "sha256": io.sha256(tmp_path / "coco_val.json"),
+            "sha256": provenance.sha256(tmp_path / "coco_val.json"),
         },
         "test": {
             "source": "coco-test-captions",
             "path": str(tmp_path / "coco_test.json"),
-            "sha256": io.sha256(tmp_path / "coco_test.json"),
+            "sha256": provenance.sha256(tmp_path / "coco_test.json"),
         },
     }
 
@@ -301,7 +301,7 @@ def real_file(shared: Path, key: str) -> Path:
 
 
 def real(shared: Path, key: str) -> Part:
-    return public_files.read_paper_split(File(key, real_file(shared, key)), REAL[key][0])
+    return annotations.read_paper_split(File(key, real_file(shared, key)), REAL[key][0])
 
 
 @pytest.mark.parametrize("key", REAL)
@@ -320,11 +320,11 @@ def test_published_files(shared: Path, key: str) -> None:
 
 
 def prepare_real(shared: Path, folder: Path, section: public.PublicSection, miniatures: Contents) -> dict[str, Any]:
-    files = lay(folder, miniatures)
+    paths = lay(folder, miniatures)
     for key in public.annotation_sources(section):
-        files.setdefault(key, real_file(shared, key))
-    public.prepare(section, files, "../images", folder)
-    return io.read_json(folder / "splits" / "dataset.json")
+        paths.setdefault(key, real_file(shared, key))
+    public.prepare(section, paths, "../images", folder)
+    return files.read_json(folder / "splits" / "dataset.json")
 
 
 def test_coco_real_val_is_cut_to_five_captions(shared: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from annotations import (
 
 from rvlr.config.sections import Coco, Counts, VizWiz
 from rvlr.config.sources import KNOWN
-from rvlr.data import public
+from rvlr.datasets import public
 from rvlr.errors import UserError
 
 COCO_KARPATHY = COCO.model_copy(update={"annotations": "karpathy"})

@@ -16,14 +16,14 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 from typer.testing import CliRunner
 
-from rvlr import config, io, losses
-from rvlr.__main__ import app
+from rvlr import config, provenance
+from rvlr.cli import app
+from rvlr.convert import checkpoint
 from rvlr.errors import UserError
 from rvlr.evaluation.encode import Encoded
 from rvlr.evaluation.rerank import rerank
-from rvlr.models import published
 from rvlr.models.retrieval import RetrievalModel
-from rvlr.training import tasks
+from rvlr.training import losses, tasks
 
 GOLDEN = Path(__file__).parent / "golden/model"
 FILES = (GOLDEN / "checkpoint_best.pth", GOLDEN / "config_swin_tiny.json", GOLDEN / "config_bert_tiny.json")
@@ -40,8 +40,8 @@ TERMS = {
 
 
 @pytest.fixture
-def imported() -> published.Imported:
-    return published.read(*FILES)
+def imported() -> checkpoint.Imported:
+    return checkpoint.read(*FILES)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def inputs() -> dict[str, torch.Tensor]:
     return {name: torch.tensor(value) for name, value in np.load(GOLDEN / "inputs.npz").items()}
 
 
-def test_outputs_equal_the_published_models(imported: published.Imported, inputs: dict[str, torch.Tensor]) -> None:
+def test_outputs_equal_the_published_models(imported: checkpoint.Imported, inputs: dict[str, torch.Tensor]) -> None:
     model = imported.model
     with torch.no_grad():
         image = model.encode_image(inputs["image"])
@@ -81,7 +81,7 @@ def test_outputs_equal_the_published_models(imported: published.Imported, inputs
 
 
 def test_losses_and_gradients_equal_the_published_ones(
-    imported: published.Imported, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+    imported: checkpoint.Imported, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = json.loads((GOLDEN / "losses.json").read_text())["student"]
     drawn = iter([recorded["negative_text_index"], recorded["negative_image_index"]])
@@ -112,7 +112,7 @@ def test_losses_and_gradients_equal_the_published_ones(
     assert len(norms) == len([name for name, value in gradients.items() if value is not None])
 
 
-def test_score_matrices_and_candidates_equal_the_published_ones(imported: published.Imported) -> None:
+def test_score_matrices_and_candidates_equal_the_published_ones(imported: checkpoint.Imported) -> None:
     recorded = np.load(GOLDEN / "evaluation.npz")
     model = imported.model
     mask = torch.tensor(recorded["attention_mask"])
@@ -139,7 +139,7 @@ def saved() -> State:
     return torch.load(FILES[0], weights_only=True)["model"]
 
 
-def test_keys_are_accounted_for(imported: published.Imported, tmp_path: Path) -> None:
+def test_keys_are_accounted_for(imported: checkpoint.Imported, tmp_path: Path) -> None:
     assert set(imported.used) | set(imported.ignored) == set(saved())
     assert not set(imported.used) & set(imported.ignored)
     assert all(key.endswith(("position_ids", "relative_position_index", "attn_mask")) for key in imported.ignored)
@@ -151,7 +151,7 @@ def test_keys_are_accounted_for(imported: published.Imported, tmp_path: Path) ->
     del broken["itm_head.0.bias"]
     torch.save({"model": broken}, tmp_path / "broken.pth")
     with pytest.raises(UserError) as caught:
-        published.read(tmp_path / "broken.pth", *FILES[1:])
+        checkpoint.read(tmp_path / "broken.pth", *FILES[1:])
     assert "missing: ['match_head.0.bias'], unexplained: ['surprise.weight']" in str(caught.value)
     assert "misshapen: ['text_proj.bias is (31,), not (32,)']" in str(caught.value)
 
@@ -174,9 +174,9 @@ HEADS = {"text_encoder.pooler.dense.bias", "text_encoder.cls.predictions.bias", 
     ],
     ids=["bert-prefix", "module-prefix", "state_dict", "bare", "heads"],
 )
-def test_other_wrappings(imported: published.Imported, tmp_path: Path, content: Any, ignored: set[str]) -> None:
+def test_other_wrappings(imported: checkpoint.Imported, tmp_path: Path, content: Any, ignored: set[str]) -> None:
     torch.save(content, tmp_path / "other.pth")
-    again = published.read(tmp_path / "other.pth", *FILES[1:])
+    again = checkpoint.read(tmp_path / "other.pth", *FILES[1:])
     for key, value in imported.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[key], value), key
     assert len(again.ignored) == len(imported.ignored) + len(ignored)
@@ -191,10 +191,10 @@ def without(*prefixes: str) -> State:
     return {key: value for key, value in saved().items() if not key.startswith(prefixes)}
 
 
-def test_a_teacher(imported: published.Imported, inputs: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_a_teacher(imported: checkpoint.Imported, inputs: dict[str, torch.Tensor], tmp_path: Path) -> None:
     unused = {"img_wd_proj.0.weight": torch.zeros(2, 128), "lamba": torch.zeros(1)}
     torch.save({"model": without(*STUDENTS) | unused}, tmp_path / "teacher.pth")
-    teacher = published.read(tmp_path / "teacher.pth", *FILES[1:])
+    teacher = checkpoint.read(tmp_path / "teacher.pth", *FILES[1:])
     assert teacher.missing == {"relation_temperature": "stage 1 has none; set to 0.07, where stage 2 begins"}
     assert set(unused) <= set(teacher.ignored)
     assert teacher.model.config.teacher_widths is None
@@ -208,26 +208,26 @@ def test_a_teacher(imported: published.Imported, inputs: dict[str, torch.Tensor]
 def test_fixed_scalars_come_from_the_checkpoints_config(tmp_path: Path) -> None:
     state, fixed = without("temp", "lamba"), {"temp": 0.05, "temp2": 0.1, "lamda": 0.25, "max_tokens": 20}
     torch.save({"model": state, "config": fixed}, tmp_path / "fixed.pth")
-    found = published.read(tmp_path / "fixed.pth", *FILES[1:])
+    found = checkpoint.read(tmp_path / "fixed.pth", *FILES[1:])
     scalars = ("temperature", "relation_temperature", "fusion_weight")
     assert [getattr(found.model, name).item() for name in scalars] == pytest.approx([0.05, 0.1, 0.25])
     assert found.missing["fusion_weight"] == "no parameter; lamda is 0.25 in the checkpoint's config"
     assert found.model.config.text["max_tokens"] == 20
     torch.save({"model": state}, tmp_path / "unknown.pth")
     with pytest.raises(UserError, match=r"missing: \['fusion_weight', 'relation_temperature', 'temperature'\]"):
-        published.read(tmp_path / "unknown.pth", *FILES[1:])
+        checkpoint.read(tmp_path / "unknown.pth", *FILES[1:])
 
 
 def test_files_that_are_refused(tmp_path: Path) -> None:
     def read(content: Any, *sizes: Path) -> None:
         torch.save(content, tmp_path / "bad.pth")
-        published.read(tmp_path / "bad.pth", *(sizes or FILES[1:]))
+        checkpoint.read(tmp_path / "bad.pth", *(sizes or FILES[1:]))
 
     with pytest.raises(UserError, match=r"none\.pth: no such file"):
-        published.read(tmp_path / "none.pth", *FILES[1:])
+        checkpoint.read(tmp_path / "none.pth", *FILES[1:])
     (tmp_path / "cut.pth").write_bytes(FILES[0].read_bytes()[:100_000])
     with pytest.raises(UserError, match=r"cut\.pth does not load: it is damaged"):
-        published.read(tmp_path / "cut.pth", *FILES[1:])
+        checkpoint.read(tmp_path / "cut.pth", *FILES[1:])
     with pytest.raises(UserError, match=r"bad\.pth does .*Python objects \(fractions\.Fraction\).* weights alone"):
         read({"model": saved(), "config": Fraction(1, 2)})
     with pytest.raises(UserError, match=r"no tensors: \['epoch'\]"):
@@ -259,11 +259,11 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     for complaint, change in contradictions.items():
         (tmp_path / "vision.json").write_text(json.dumps(sizes | change))
         with pytest.raises(UserError, match=f"{complaint} .*in the checkpoint"):
-            published.read(FILES[0], tmp_path / "vision.json", FILES[2])
+            checkpoint.read(FILES[0], tmp_path / "vision.json", FILES[2])
     for key, value in {"encoder_width": 77, "fusion_layer": 9}.items():
         (tmp_path / "text.json").write_text(json.dumps(text | {key: value}))
         with pytest.raises(UserError, match=f"{key} is {value} "):
-            published.read(FILES[0], FILES[1], tmp_path / "text.json")
+            checkpoint.read(FILES[0], FILES[1], tmp_path / "text.json")
 
 
 def test_other_sizes(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_other_sizes(tmp_path: Path) -> None:
     torch.save({"model": state | {"temp": torch.tensor(0.05)}}, tmp_path / "other.pth")
     (tmp_path / "vision.json").write_text(json.dumps(sizes))
     (tmp_path / "text.json").write_text(json.dumps(text | {"fusion_layer": text_layers}))
-    found = published.read(tmp_path / "other.pth", tmp_path / "vision.json", tmp_path / "text.json")
+    found = checkpoint.read(tmp_path / "other.pth", tmp_path / "vision.json", tmp_path / "text.json")
     assert set(found.ignored) >= {key for key in state if ".head." in key or "pooler" in key}
     assert len(found.model.fusion_layers) == layers - text_layers
     assert found.model.config.text["max_tokens"] == 30  # no more than there are positions
@@ -316,7 +316,7 @@ def test_other_sizes(tmp_path: Path) -> None:
     assert logits.shape == (2, 2)
 
 
-def test_command_line(imported: published.Imported, tmp_path: Path) -> None:
+def test_command_line(imported: checkpoint.Imported, tmp_path: Path) -> None:
     files, output = [str(path) for path in FILES], tmp_path / "model"
     options = ["--vision-config", files[1], "--text-config", files[2], "--output"]
     found = CliRunner().invoke(app, ["import-checkpoint", files[0], *options, str(output)])
@@ -327,7 +327,7 @@ def test_command_line(imported: published.Imported, tmp_path: Path) -> None:
     record = json.loads((output / "import.json").read_text())
     assert record.pop("provenance")["rvlr"]
     sources = record.pop("sources")
-    assert sources["checkpoint"] == {"file": FILES[0].name, "sha256": io.sha256(FILES[0])}
+    assert sources["checkpoint"] == {"file": FILES[0].name, "sha256": provenance.sha256(FILES[0])}
     assert record == {"used": imported.used, "ignored": imported.ignored, "missing": {}}
     assert record["used"]["itm_head.0.weight"] == "match_head.0.weight"
     messages = found.stderr
@@ -377,7 +377,7 @@ def slow_wasserstein(student: Tensor, image: Tensor, text: Tensor, words: Tensor
 def test_wasserstein_from_an_imported_checkpoint(inputs: dict[str, torch.Tensor], tmp_path: Path) -> None:
     state = with_wasserstein()
     torch.save({"model": state}, tmp_path / "wd.pth")
-    published.save(published.read(tmp_path / "wd.pth", *FILES[1:]), None, tmp_path / "model")
+    checkpoint.save(checkpoint.read(tmp_path / "wd.pth", *FILES[1:]), None, tmp_path / "model")
     model = RetrievalModel.from_pretrained(tmp_path / "model")
     teachers = inputs["teacher_image"], inputs["teacher_text"]
     image, text = model.project_relations(*teachers)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rvlr import io
+from rvlr import files, provenance
 from rvlr.data.loading import image_batches
 from rvlr.data.records import Record, read_split, write_splits
-from rvlr.data.verify import distinct_images
+from rvlr.datasets.verify import distinct_images
 from rvlr.errors import UserError
 
 RECORDS = [Record(name, f"{name}.jpg", (f"a {name}", f"the {name}")) for name in ("cat", "dog", "cow")]
@@ -32,8 +32,8 @@ def test_what_was_written_is_read(folder: Path) -> None:
     split = read_split(folder / "train.jsonl")
     assert split.records == RECORDS
     assert split.image_root == folder.parent / "images"
-    about = io.read_json(folder / "dataset.json")
-    assert about["checksums"]["val"] == io.sha256(folder / "val.jsonl")
+    about = files.read_json(folder / "dataset.json")
+    assert about["checksums"]["val"] == provenance.sha256(folder / "val.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_one_split_in_the_place_of_another(folder: Path, name: str, other: str) 
     ],
 )
 def test_dataset_json_of_other_content(folder: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
-    about = io.read_json(folder / "dataset.json")
+    about = files.read_json(folder / "dataset.json")
     change(about)
     (folder / "dataset.json").write_text(json.dumps(about))
     with pytest.raises(UserError, match=rf"dataset\.json: {message}"):
@@ -109,7 +109,7 @@ def test_other_names_and_no_dataset_json(folder: Path) -> None:
 
 @pytest.mark.parametrize(("cached", "stage"), [(False, "prepare"), (True, "cache")])
 def test_images_that_are_not_there(folder: Path, cached: bool, stage: str) -> None:
-    about = io.read_json(folder / "dataset.json")
+    about = files.read_json(folder / "dataset.json")
     (folder / "dataset.json").write_text(json.dumps({**about, "cache": {"short_side": 64} if cached else None}))
     split = read_split(folder / "train.jsonl")
     for use in (lambda: image_batches(split, None, 1, 0), lambda: distinct_images([split])):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from typer.testing import CliRunner, Result
 
-from rvlr import config, io, relevance
-from rvlr.__main__ import app
+from rvlr import config, provenance, relevance
+from rvlr.cli import app
 from rvlr.data.records import Record, Split, read_split, write_splits
 from rvlr.errors import UserError
 from rvlr.ownership import LEDGER
@@ -202,7 +202,7 @@ def test_written_and_read_back(tmp_path: Path) -> None:
         "captions_per_image": {"least": 1, "most": 2},
         "offsets": [0, 2, 3],
         "checksum": made_from.checksum,
-        "matrix": {"shape": [3, 2], "sha256": io.sha256(path)},
+        "matrix": {"shape": [3, 2], "sha256": provenance.sha256(path)},
     }
     assert sorted(file.name for file in path.parent.iterdir() if file.name != LEDGER) == ["val.json", "val.npy"]
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from pictures import coloured, pixels_of
 
-from rvlr import io
+from rvlr import provenance
 from rvlr.errors import UserError
 from rvlr.evaluation import MEASURED
-from rvlr.report import compare, figures, results, summary
+from rvlr.report import compare, figures, results, tables
 
 CROSS = [f"{direction}_{what}" for direction in ("i2t", "t2i") for what in ("r@1", "r@5", "r@10", "mean")]
 LISTS = [f"{direction}_ndcg@{k}" for direction in ("i2i", "t2t", "i2it", "t2it") for k in (10, 20, 50)]
@@ -59,7 +59,7 @@ def evaluate(tmp_path: Path) -> Evaluate:
         content |= fields
         content["outputs"] = {
             "rankings_sha256": hashlib.sha256(rankings.read_bytes()).hexdigest(),
-            "numbers_sha256": io.digest({key: content.get(key) for key in MEASURED}),
+            "numbers_sha256": provenance.digest({key: content.get(key) for key in MEASURED}),
         }
         path.write_text(json.dumps(content | fields))
         return path
@@ -102,7 +102,7 @@ def written(evaluate: Evaluate, tmp_path: Path) -> tuple[list[dict[str, str]], s
         evaluate("student-plain", 0, 62.96, {"i2t_median_rank": 1.5}),
     ]
     scores, differences = tmp_path / "out" / "s.csv", tmp_path / "out" / "c.csv"
-    summary.summarise(results.read(paths), scores, differences, tmp_path / "out" / "s.md")
+    tables.summarise(results.read(paths), scores, differences, tmp_path / "out" / "s.md")
     return rows_of(scores), (tmp_path / "out" / "s.md").read_text(), rows_of(differences)
 
 
@@ -133,7 +133,7 @@ def test_csv_holds_mean_and_sample_deviation_of_everything(written) -> None:
 
 def test_notes_on_the_data_stand_above_the_tables(written, evaluate: Evaluate) -> None:
     assert "\n- Data: val is held out of train\n" in written[1]
-    assert "\nData: val is held out of train\n" in summary.table(results.read([evaluate("teacher-b", 0, 40)]))
+    assert "\nData: val is held out of train\n" in tables.table(results.read([evaluate("teacher-b", 0, 40)]))
 
 
 def test_markdown_orders_runs_and_marks_the_best_trained(written) -> None:
@@ -201,7 +201,7 @@ def test_differences_are_told_with_what_they_rest_on(written) -> None:
 def test_differences_name_the_seeds(evaluate: Evaluate, tmp_path: Path) -> None:
     runs = {"student-continued": (0, 1), "student-a": (1, 0, 2), "teacher-a": (3, 4)}
     paths = [evaluate(run, seed, 50 + seed) for run, seeds in runs.items() for seed in seeds]
-    summary.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    tables.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     markdown = (tmp_path / "s.md").read_text()
     assert "### student-a minus student-continued\n\nSeeds 0, 1 of both.\n" in markdown
     assert "### teacher-a minus student-continued\n\nSeeds 3, 4 against seeds 0, 1.\n" in markdown
@@ -212,13 +212,13 @@ def test_differences_name_the_seeds(evaluate: Evaluate, tmp_path: Path) -> None:
         ("student-a", "0 1", "0 1", "0.000000"),
     }
     before = (tmp_path / "c.csv").read_bytes(), markdown
-    summary.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    tables.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     assert before == ((tmp_path / "c.csv").read_bytes(), (tmp_path / "s.md").read_text())
 
 
 def test_one_trained_run_has_nothing_to_differ_from(evaluate: Evaluate, tmp_path: Path) -> None:
     paths = [evaluate("initial-a"), evaluate("teacher-a")]
-    summary.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    tables.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     assert "Differences" not in (tmp_path / "s.md").read_text()
     header = "run,reference,protocol,seeds,reference_seeds,images,metric,difference,low,high,p\n"
     assert (tmp_path / "c.csv").read_text() == header
@@ -226,7 +226,7 @@ def test_one_trained_run_has_nothing_to_differ_from(evaluate: Evaluate, tmp_path
 
 def test_one_seed_has_no_spread(evaluate: Evaluate, tmp_path: Path) -> None:
     paths = [evaluate("initial-a"), evaluate("teacher-a", provenance={"commit": None})]
-    summary.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    tables.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     markdown = (tmp_path / "s.md").read_text()
     assert "±" not in markdown
     assert "One seed: no spread" in markdown
@@ -238,7 +238,7 @@ def test_terminal_table_is_narrow_and_complete(evaluate: Evaluate) -> None:
     paths = [
         evaluate(run, seed, 100.0 - 30 * seed) for run in ("teacher-a", f"{long}1", f"{long}2") for seed in range(3)
     ]
-    lines = summary.table(results.read(paths)).splitlines()
+    lines = tables.table(results.read(paths)).splitlines()
     assert max(map(len, lines)) <= 110
     assert sum(line.startswith("student-") for line in lines) == 4
     assert len({line.split()[0] for line in lines if line.startswith("student-")}) == 2

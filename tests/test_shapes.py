@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rvlr.config import Shapes
-from rvlr.data import grammar, scene, shapes
 from rvlr.data.records import SPLITS, read_split
-from rvlr.data.scene import COLUMNS, ROWS, Scene
+from rvlr.datasets import shapes
+from rvlr.datasets.shapes import grammar, scene
+from rvlr.datasets.shapes.scene import COLUMNS, ROWS, Scene
 from rvlr.errors import UserError
 
 SMALL = Shapes(train=12, val=4, test=6, seed=3)

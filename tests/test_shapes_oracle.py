@@ -11,9 +11,10 @@ from dataclasses import astuple, replace
 import numpy as np
 
 from rvlr.config import Shapes
-from rvlr.data import grammar, shapes
-from rvlr.data.grammar import Told
-from rvlr.data.scene import ATTRIBUTES, COLUMNS, ROWS, Scene, Thing
+from rvlr.datasets import shapes
+from rvlr.datasets.shapes import grammar
+from rvlr.datasets.shapes.grammar import Told
+from rvlr.datasets.shapes.scene import ATTRIBUTES, COLUMNS, ROWS, Scene, Thing
 
 
 class Oracle:

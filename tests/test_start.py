@@ -10,7 +10,7 @@ import yaml
 from conftest import TINY_MODEL
 
 from rvlr import config
-from rvlr.config import Config
+from rvlr.config import Study
 from rvlr.errors import UserError
 from rvlr.workflow import frozen, given, places
 
@@ -18,7 +18,7 @@ MINIMAL = {"models": {"base": TINY_MODEL}, "teachers": {"t": {}}, "students": {"
 PHOTOS = {"kind": "custom", "images": "photos", "captions": "captions.csv"}
 
 
-def parse(**sections: Any) -> Config:
+def parse(**sections: Any) -> Study:
     return config.parse({"dataset": "shapes", **MINIMAL, **sections}, "test")
 
 
@@ -76,7 +76,7 @@ def test_faults_name_files_and_command_line(tmp_path: Path, monkeypatch: pytest.
 # --- places -----------------------------------------------------------------------------------------------------
 
 
-def check(settings: Config, results: str | Path) -> None:
+def check(settings: Study, results: str | Path) -> None:
     places.check(settings, Path(results), "my.yaml")
 
 
@@ -183,7 +183,7 @@ def freeze(sections: frozen.Sections, folder: Path) -> None:
 
 def test_sections_hold_every_setting_once() -> None:
     """Whatever key of the configuration changes, a section does; but those of where files come from."""
-    before = frozen.sections(parse(), ["student-a"])
+    before = frozen.sections(parse())
     changed = {
         "dataset": {"kind": "shapes", "seed": 1},
         "seeds": [1],
@@ -193,21 +193,21 @@ def test_sections_hold_every_setting_once() -> None:
         "students": {"a": {"teacher": "t", "distance": "mse"}},
     }
     for key, value in changed.items():
-        assert frozen.sections(parse(**{key: value}), ["student-a"]) != before, key
+        assert frozen.sections(parse(**{key: value})) != before, key
     evaluation = {"candidates": 5, "subsets": ["first-3"], "batch_size": 3, "workers": 3, "queries_shown": 3}
     for key, value in {**evaluation, "relevance": {"stemmer": True}}.items():
-        assert frozen.sections(parse(evaluation={key: value}), ["student-a"]) != before, key
+        assert frozen.sections(parse(evaluation={key: value})) != before, key
     # the runs say whether the untrained are shown
-    assert frozen.sections(parse(), ["initial-base", "student-a"]) != before
-    public = [frozen.sections(parse(dataset="coco", downloads=name), []) for name in ("a", "b")]
+    assert frozen.sections(parse(evaluation={"untrained": False})) != before
+    public = [frozen.sections(parse(dataset="coco", downloads=name)) for name in ("a", "b")]
     assert public[0] != public[1]
 
 
 def test_defaults_that_other_sections_decide_are_frozen() -> None:
-    found = frozen.sections(parse(), [])
+    found = frozen.sections(parse())
     assert (found["teacher-t"]["model"], found["student-a"]["start"]) == ("base", "t")
     pair = {"kind": "single-modal", "vision": {"name": "resnet10t"}, "text": {"weights": "somewhere"}}
-    found = frozen.sections(parse(teachers={"t": pair}), [])
+    found = frozen.sections(parse(teachers={"t": pair}))
     assert found["student-a"]["start"] == "base"
 
 
@@ -216,7 +216,7 @@ def test_defaults_that_other_sections_decide_are_frozen() -> None:
     [b"", b"{}", b"nonsense: [", b"\xff\xfe", b"[1, 2]", b"kd: 1\n", bytes(50), None],
 )
 def test_a_file_that_holds_something_else_differs(tmp_path: Path, content: bytes | None) -> None:
-    sections = frozen.sections(parse(), ["student-a"])
+    sections = frozen.sections(parse())
     assert frozen.differing(sections, tmp_path / "config") == []  # nothing was made yet
     freeze(sections, tmp_path / "config")
     assert frozen.differing(sections, tmp_path / "config") == []
@@ -230,7 +230,7 @@ def test_a_file_that_holds_something_else_differs(tmp_path: Path, content: bytes
 
 
 def test_format_and_comments_make_no_difference(tmp_path: Path) -> None:
-    sections = frozen.sections(parse(), ["student-a"])
+    sections = frozen.sections(parse())
     freeze(sections, tmp_path / "config")
     path = tmp_path / "config/student-a.yaml"
     path.write_text("# mine\n" + yaml.safe_dump(yaml.safe_load(path.read_text()), default_flow_style=True))

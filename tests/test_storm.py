@@ -11,7 +11,7 @@ from conftest import TINY_MODEL, TINY_TRAINING, stopped_at
 from storm import Case, World, run, server, surfaces
 from transformers import BertConfig, BertModel
 
-from rvlr import config, features, relevance
+from rvlr import config, extraction, relevance
 from rvlr.data.records import read_split
 from rvlr.data.text import learn_tokenizer
 from rvlr.errors import Interrupted
@@ -42,7 +42,7 @@ def world(tiny_data: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFa
     BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(made.bert)
     tokenizer.save_pretrained(made.bert)
     teacher = config.parse(SECTIONS["teacher"], "test", config.TrainedTeacher)
-    features.extract(teacher, tiny_model, train, made.features)
+    extraction.extract(teacher, tiny_model, train, made.features)
     relevance.write(test, config.Relevance(), made.relevance / "test.npy")
     evaluation.evaluate(
         config.parse(SECTIONS["evaluation"], "test", config.Scoring),

@@ -16,11 +16,13 @@ import yaml
 from conftest import TINY_MODEL, TINY_TRAINING
 from safetensors.torch import load_file
 
-from rvlr import config, features, launch, losses
+from rvlr import config, extraction, launch
+from rvlr.data.features import read_features
 from rvlr.data.loading import TrainingSchedule
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
 from rvlr.models import build
+from rvlr.training import losses
 from rvlr.training.engine import make_optimizer
 from rvlr.training.stage import Paths, train
 from rvlr.training.tasks import StudentTask, TeacherTask
@@ -289,12 +291,12 @@ def test_early_stopping(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> No
 
 def test_features_of_other_data_are_refused(tiny_data: Path, tiny_features: Path, tmp_path: Path) -> None:
     split = read_split(tiny_data / "splits/train.jsonl")
-    stored = features.read_features(tiny_features, split)
+    stored = read_features(tiny_features, split)
     assert stored.image.shape == (24, 16)
     assert stored.text.shape == (48, 16)
     assert stored.image.dtype == np.float32
     with pytest.raises(UserError, match=r"features of 24 images, the val split has 8; the ids differ from row 0 on"):
-        features.read_features(tiny_features, read_split(tiny_data / "splits/val.jsonl"))
+        read_features(tiny_features, read_split(tiny_data / "splits/val.jsonl"))
     index = json.loads((tiny_features / "index.json").read_text())
     for key, value, message in (
         ("captions_per_image", [1] * 24, "number of captions per image differs"),
@@ -304,12 +306,12 @@ def test_features_of_other_data_are_refused(tiny_data: Path, tiny_features: Path
         folder.mkdir()
         (folder / "index.json").write_text(json.dumps({**index, key: value}))
         with pytest.raises(UserError, match=message):
-            features.read_features(folder, split)
+            read_features(folder, split)
     for name in ("index.json", "text.npy"):
         (tmp_path / name).write_bytes((tiny_features / name).read_bytes())
     np.save(tmp_path / "image.npy", stored.image[:-1])
     with pytest.raises(UserError, match=r"image\.npy: shape 23 x 16 found, 24 x any expected"):
-        features.read_features(tmp_path, split)
+        read_features(tmp_path, split)
 
 
 @pytest.mark.slow
@@ -323,7 +325,7 @@ def test_two_processes_extract_the_rows_that_one_does(
     flat = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     subprocess.run([sys.executable, "-m", "rvlr", "extract", *flat], check=True)
     split = read_split(tiny_data / "splits/train.jsonl")
-    one, two = features.read_features(tiny_features, split), features.read_features(tmp_path / "features", split)
+    one, two = read_features(tiny_features, split), read_features(tmp_path / "features", split)
     np.testing.assert_allclose(two.image, one.image, atol=1e-6)
     np.testing.assert_allclose(two.text, one.text, atol=1e-6)
 
@@ -357,7 +359,7 @@ def test_features_are_the_tokens_before_the_projections(tiny_data: Path, tiny_mo
     split = read_split(tiny_data / "splits/train.jsonl")
     model, tokenizer = build.load(tiny_model)
     encoded = encode(model, tokenizer, split, batch_size=5, workers=0)
-    stored = features.read_features(tiny_features, split)
+    stored = read_features(tiny_features, split)
     np.testing.assert_allclose(stored.image, encoded.image_tokens[:, 0], atol=1e-5)
     np.testing.assert_allclose(stored.text, encoded.text_tokens[encoded.text_offsets[:-1]], atol=1e-5)
 
@@ -381,8 +383,8 @@ def test_a_pair_of_single_modal_models_teaches(tiny_data: Path, tiny_model: Path
         config.Teacher,
     )
     split = read_split(tiny_data / "splits/train.jsonl")
-    features.extract(section, None, split, tmp_path / "features")
-    stored = features.read_features(tmp_path / "features", split)
+    extraction.extract(section, None, split, tmp_path / "features")
+    stored = read_features(tmp_path / "features", split)
     assert (stored.image.shape, stored.text.shape) == ((24, 1280), (48, 384))
     paths = paths_in(tmp_path, tiny_model, tiny_data, tmp_path / "features")
     train(student_section(training={**TINY_TRAINING, "epochs": 1}), 0, paths)

@@ -18,14 +18,14 @@ from archives import NOISE, Members, make_tar, make_zip
 from PIL import Image
 
 from rvlr import log
-from rvlr.data import unpack
 from rvlr.errors import UserError
+from rvlr.fetch import unpack
 
 CODE = """
 import sys
 from pathlib import Path
 from rvlr import log
-from rvlr.data.unpack import unpack_images
+from rvlr.fetch.unpack import unpack_images
 log.setup()
 unpack_images(Path(sys.argv[1]), Path(sys.argv[2]))
 """

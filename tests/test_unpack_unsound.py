@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from archives import NOISE, make_tar, make_zip
 
-from rvlr.data import unpack
 from rvlr.errors import UserError
+from rvlr.fetch import unpack
 
 FETCH_AGAIN = "delete the file so that it is fetched again"
 REFUSED = "put one from a source you trust there"

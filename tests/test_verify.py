@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rvlr import io, log
-from rvlr.data.captions_file import FAULTS_SHOWN
+from rvlr import files, log
 from rvlr.data.records import Record, Split
-from rvlr.data.verify import verify
+from rvlr.datasets.verify import verify
 from rvlr.errors import UserError
+from rvlr.faults import FAULTS_SHOWN
 
 NAMES = [f"train/{number}.jpg" for number in range(40)]
 
@@ -50,7 +50,7 @@ def test_stamp_says_what_was_checked(root: Path, tmp_path: Path) -> None:
     train = split(root, [*NAMES, "grey.png", "turned.jpg"])
     test = split(root, ["cmyk.jpg", "16 bits.png", "./turned.jpg", NAMES[0]], "test")  # two are in train too
     verify([train, test], tmp_path / "stamp.json")
-    found = io.read_json(tmp_path / "stamp.json")
+    found = files.read_json(tmp_path / "stamp.json")
     assert found.pop("provenance")["rvlr"]
     assert found == {
         "images": 44,
@@ -127,7 +127,7 @@ def test_folders_may_be_links(root: Path, tmp_path: Path) -> None:
     (root / "train").rename(tmp_path / "elsewhere")
     (root / "train").symlink_to(tmp_path / "elsewhere")
     verify([split(root, NAMES)], tmp_path / "stamp.json")
-    assert io.read_json(tmp_path / "stamp.json")["images"] == len(NAMES)
+    assert files.read_json(tmp_path / "stamp.json")["images"] == len(NAMES)
 
 
 def test_splits_of_two_folders_are_refused(root: Path, tmp_path: Path) -> None:

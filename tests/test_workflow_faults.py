@@ -11,7 +11,7 @@ from PIL import Image
 from storm import snapshot
 from study import SETTINGS, changed, fails, plan, run, snakemake
 
-from rvlr import io
+from rvlr import files
 
 pytestmark = pytest.mark.slow
 
@@ -43,8 +43,8 @@ def test_files_of_the_user_are_never_deleted(tmp_path: Path, dataset: dict[str, 
 
 def test_a_file_of_the_user_in_a_folder_that_is_replaced_stops_the_run(tmp_path: Path) -> None:
     root = tmp_path / "results/shapes"
-    io.write_text(root / "config/sources.yaml", "{}\n")
-    with io.atomic_folder(root / "images") as made:
+    files.write_text(root / "config/sources.yaml", "{}\n")
+    with files.atomic_folder(root / "images") as made:
         (made / "ours.png").write_text("ours")
     (root / "images/own.png").write_text("mine")
     says = fails(tmp_path, SETTINGS)

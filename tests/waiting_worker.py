@@ -8,7 +8,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from rvlr import __main__ as command_line
+from rvlr import cli as command_line
 from rvlr import log
 from rvlr.distributed import Processes, processes
 from rvlr.errors import UserError

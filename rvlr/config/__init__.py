@@ -1,21 +1,10 @@
 """The configuration: one YAML file, validated as a whole before anything runs.
 
-Enters: the YAML. Leaves: a `Config` whose sections are handed to the stages one by one, so that a stage is stale only
-when its own section changed. Unknown keys are errors, and all faults are reported together.
-
 This package imports no torch: a `snakemake -n` must answer at once.
 """
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, get_args
-
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
-
-from rvlr import faults, io
-from rvlr.config import checks, disk
-from rvlr.config.base import Section, Seed, UserPath
+from rvlr.config import runs
+from rvlr.config.base import Section
 from rvlr.config.checks import DOWNLOADS
 from rvlr.config.sections import (
     Augmentation,
@@ -26,7 +15,6 @@ from rvlr.config.sections import (
     Evaluation,
     Flickr30K,
     Model,
-    Name,
     PublicSet,
     Relevance,
     Scoring,
@@ -45,14 +33,13 @@ from rvlr.config.sections import (
     VizWiz,
 )
 from rvlr.config.sources import Source, Sources
-from rvlr.errors import UserError
+from rvlr.config.study import Study, check_files, load, parse, refuse, to_yaml
 
 __all__ = [
     "DOWNLOADS",
     "Augmentation",
     "Cache",
     "Coco",
-    "Config",
     "Custom",
     "Dataset",
     "Evaluation",
@@ -69,6 +56,7 @@ __all__ = [
     "SplitRatio",
     "Student",
     "StudentWeights",
+    "Study",
     "Teacher",
     "TeacherWeights",
     "Text",
@@ -77,164 +65,10 @@ __all__ = [
     "Triple",
     "Vision",
     "VizWiz",
-    "check_disk",
     "check_files",
     "load",
     "parse",
+    "refuse",
+    "runs",
     "to_yaml",
 ]
-
-
-class Config(Section):
-    """The whole file. `training` holds defaults for every teacher and student, which may override single keys."""
-
-    dataset: Dataset
-    seeds: Annotated[list[Seed], Field(min_length=1, max_length=1_000)] = [0]
-    models: Annotated[dict[Name, Model], Field(min_length=1)]
-    training: Training = Training()
-    teachers: Annotated[dict[Name, Teacher], Field(min_length=1)]
-    students: dict[Name, Student] = {}
-    evaluation: Evaluation = Evaluation()
-    downloads: UserPath = DOWNLOADS
-    sources: Sources = {}
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_differ(cls, value: list[int]) -> list[int]:
-        if len(set(value)) < len(value):
-            raise ValueError(f"{value} names a seed twice")
-        return value
-
-    def teacher_model(self, teacher: str) -> str:
-        """The name of the model a trained teacher starts from."""
-        return self.teachers[teacher].model or next(iter(self.models))
-
-    def start_of(self, student: str) -> str:
-        """The run a student starts from: `teacher-NAME` or `initial-NAME`."""
-        section = self.students[student]
-        if section.start is None:
-            trained = self.teachers[section.teacher].kind == "retrieval"
-            return f"teacher-{section.teacher}" if trained else f"initial-{next(iter(self.models))}"
-        return f"{'initial' if section.start in self.models else 'teacher'}-{section.start}"
-
-
-# what a file is called in messages, by its section
-_KINDS = {
-    "a whole study": Config,
-    "a model": Model,
-    "a trained teacher's section": TrainedTeacher,
-    "a single-modal teacher's section": SingleModalTeacher,
-    "a student's section": Student,
-    "the relevance section": Relevance,
-    "the evaluation's section": Scoring,
-    "a data set's section": Shapes,
-    "a section of your own photographs": Custom,
-    "COCO's section": Coco,
-    "Flickr30K's section": Flickr30K,
-    "VizWiz's section": VizWiz,
-}
-_SHOWN = 50
-
-
-def parse(data: Any, source: str, section: Any = Config) -> Any:
-    """Validate `data` as the whole configuration or one section of it.
-
-    Raises UserError listing every fault with the path of its key; `source` names the file in that message.
-    """
-    if not isinstance(data, dict):
-        keys = ", ".join(list(Config.model_fields)[:4]) if section is Config else "its keys"
-        raise UserError(f"{source}: found {faults.found(data)}; the file must hold a mapping with {keys}, ...")
-    members = get_args(section.__origin__) if hasattr(section, "__metadata__") else (section,)
-    other = checks.other_kind(data, members, _KINDS)
-    if other is not None:
-        raise UserError(f"{source}: {other}{_where_to_find(section)}")
-    if section is Config:
-        data = _fill_in(data)
-    lines, found = [], None
-    try:
-        found = TypeAdapter(section).validate_python(data)
-    except ValidationError as error:
-        lines = _once(faults.describe(error, section))
-    if section is Config:
-        lines += checks.references(data)
-        lines += checks.late(found) if found is not None else []
-    _refuse(lines, source)
-    return found
-
-
-def check_disk(study: Config, source: str) -> None:
-    """Raise UserError listing what `study` needs on the disk and does not find there: own data and local weights."""
-    _refuse(disk.missing(study), source)
-
-
-def _refuse(lines: list[str], source: str) -> None:
-    """Raise UserError with these faults, if there are any."""
-    if lines:
-        count = f"{len(lines):,} fault{'s' if len(lines) > 1 else ''}"
-        more = [f"... and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
-        raise UserError("\n  ".join([f"{source}: {count} in the configuration", *lines[:_SHOWN], *more]))
-
-
-def _where_to_find(section: Any) -> str:
-    if section is Config:
-        return "; give the file that `snakemake --configfile` takes"
-    return "; the workflow writes each section of a study to results/NAME/config"
-
-
-def _once(lines: list[str]) -> list[str]:
-    """Without repetitions of faults in the shared `training`, which lies under every teacher and student."""
-    shared = tuple(f".{line}" for line in lines if line.startswith(("training.", "training:")))
-    return [line for line in lines if not (line.startswith(("teachers.", "students.")) and line.endswith(shared))]
-
-
-def load(path: Path, section: Any = Config) -> Any:
-    """Read and validate a YAML file."""
-    return parse(io.read_yaml(path), str(path), section)
-
-
-def check_files(paths: Iterable[Path]) -> None:
-    """Read the files of a configuration as strictly as `load` does, for those whom another reader has read already.
-
-    Raises UserError naming the file and the line, of a key that is given twice for example.
-    """
-    for path in paths:
-        if path.suffix == ".json":
-            io.read_json(path)
-        else:
-            io.read_yaml(path)
-
-
-def to_yaml(section: Section) -> str:
-    """YAML with every default filled in."""
-    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _fill_in(data: dict[str, Any]) -> dict[str, Any]:
-    """`dataset: NAME` stands for `dataset: {kind: NAME}`; a missing teacher kind is `retrieval`; the shared `training`
-    section lies under each teacher's and student's own. What is malformed is left for the validation to find."""
-    data = dict(data)
-    if isinstance(data.get("dataset"), str):
-        data["dataset"] = {"kind": data["dataset"]}
-    shared = data.get("training") or {}
-    for group in ("teachers", "students"):
-        if not isinstance(data.get(group), dict):
-            continue
-        data[group] = {name: {} if member is None else member for name, member in data[group].items()}
-        for name, member in data[group].items():
-            if not isinstance(member, dict):
-                continue
-            filled = {"kind": "retrieval", **member} if group == "teachers" else dict(member)
-            own = filled.get("training") or {}
-            if filled.get("kind") != "single-modal" and isinstance(own, dict) and isinstance(shared, dict):
-                filled["training"] = _merge(shared, own)
-            data[group][name] = filled
-    return data
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping."""
-    merged = dict(base)
-    for key, value in over.items():
-        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if nested else value
-    return merged

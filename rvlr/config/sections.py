@@ -60,7 +60,7 @@ def _images(least: int, most: int = 1_000_000) -> Any:
 
 
 class Shapes(Section):
-    """The embedded data set of rendered scenes, see `rvlr.data.shapes`."""
+    """The embedded data set of rendered scenes, see `rvlr.datasets.shapes`."""
 
     kind: Literal["shapes"] = "shapes"
     name: Name = "shapes"
@@ -98,7 +98,7 @@ class Cache(Section):
 
 
 class Custom(Section):
-    """The user's own photographs and captions, see `rvlr.data.custom`."""
+    """The user's own photographs and captions, see `rvlr.datasets.custom`."""
 
     kind: Literal["custom"]
     name: Name = "custom"
@@ -117,7 +117,7 @@ class Counts(Section):
 
 
 class PublicSet(Section):
-    """What the public data sets have in common, see `rvlr.data.public`."""
+    """What the public data sets have in common, see `rvlr.datasets.public`."""
 
     captions_per_image: Positive | None = 5
     cache: Cache | None = None

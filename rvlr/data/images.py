@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from rvlr import config
-from rvlr.data.names import explain_missing
+from rvlr.data.missing import explain_missing
 from rvlr.data.records import IMAGE_FORMATS
 from rvlr.errors import UserError
 

@@ -18,20 +18,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 from transformers import PreTrainedTokenizerBase
 
+from rvlr.data.features import Features
 from rvlr.data.images import ImageTransform, load_image
 from rvlr.data.records import Split
 from rvlr.data.text import tokenise
 from rvlr.errors import UserError
 
 Batch = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Features:
-    """Stored teacher features: image (images, D_image) and text (captions, D_text), read-only memory maps."""
-
-    image: np.ndarray
-    text: np.ndarray
 
 
 class TrainingSchedule(Sampler[list[tuple[int, int]]]):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rvlr import io
+from rvlr import files, provenance
 from rvlr.errors import UserError, show
 
 SPLITS = ("train", "val", "test")
@@ -64,7 +64,7 @@ class Split:
     @cached_property
     def checksum(self) -> str:
         """SHA-256 over ids, paths and captions."""
-        return io.digest([asdict(record) for record in self.records])
+        return provenance.digest([asdict(record) for record in self.records])
 
     def path(self, index: int) -> Path:
         """Where the image of record `index` lies."""
@@ -113,18 +113,18 @@ def write_splits(
     if check is not None:
         check(Split("test", list(splits["test"]), folder))
     counts, checksums = {}, {}
-    with ExitStack() as files:
+    with ExitStack() as stack:
         # the first to be opened takes its place last
-        description = files.enter_context(io.atomic_file(folder / "dataset.json"))
+        description = stack.enter_context(files.atomic_file(folder / "dataset.json"))
         for name in SPLITS:
             records = list(splits[name])
             lines = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
-            file = files.enter_context(io.atomic_file(folder / f"{name}.jsonl"))
+            file = stack.enter_context(files.atomic_file(folder / f"{name}.jsonl"))
             file.write_text(lines, encoding="utf-8")
             counts[name] = {"images": len(records), "captions": sum(len(record.captions) for record in records)}
-            checksums[name] = io.sha256(file)
+            checksums[name] = provenance.sha256(file)
         content = {"image_root": image_root, "counts": counts, "checksums": checksums, **about}
-        description.write_text(io.to_json({**content, "provenance": io.provenance()}), encoding="utf-8")
+        description.write_text(files.to_json({**content, "provenance": provenance.collect()}), encoding="utf-8")
 
 
 def read_split(path: Path, originals: bool = False) -> Split:
@@ -135,8 +135,8 @@ def read_split(path: Path, originals: bool = False) -> Split:
     """
     about = _read_about(path)
     try:
-        records = _parse(path, io.read_text(path))
-        if about["checksums"].get(path.stem) != io.sha256(path):
+        records = _parse(path, files.read_text(path))
+        if about["checksums"].get(path.stem) != provenance.sha256(path):
             raise UserError(f"{path}: edited or replaced since it was made: {_difference(records, about, path.stem)}")
     except UserError as error:
         raise UserError(f"{error}; {_REMEDY}") from None
@@ -165,7 +165,7 @@ def _read_about(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a split; splits are {', '.join(f'{name}.jsonl' for name in SPLITS)}")
     if not file.exists() and not file.is_symlink():
         raise UserError(f"{path}: not a split that was prepared: there is no {file}; run the prepare stage first")
-    about = io.read_json(file)
+    about = files.read_json(file)
     for name, kind in {"image_root": str, "counts": dict, "checksums": dict, "cache": dict | None}.items():
         if not isinstance(about.get(name), kind):
             raise UserError(f"{file}: {name} is {show(about.get(name))}, not what the prepare stage writes; {_REMEDY}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rvlr import config, devices, io, relevance
+from rvlr import config, devices, files, provenance, relevance
 from rvlr.data.records import Split, read_split
 from rvlr.errors import UserError
 from rvlr.evaluation import MEASURED, protocols
@@ -63,7 +63,7 @@ def evaluate(
         for protocol in ("corrected", "paper"):
             folds = [done[part][protocol] for part in parts]
             numbers[f"{protocol}/{subset}"] = {name: fmean(fold[name] for fold in folds) for name in folds[0]}
-    about = io.read_json(split_file.parent / "dataset.json")
+    about = files.read_json(split_file.parent / "dataset.json")
     rankings = output / "rankings.npz"
     _write_rankings(rankings, split, corrected)
     result: dict[str, Any] = {
@@ -76,14 +76,14 @@ def evaluate(
         "config": section.model_dump(mode="json"),
         "inputs": {
             "split_checksum": split.checksum,
-            "relevance_sha256": io.sha256(matrix),
-            "model_sha256": io.sha256(model_folder / "model.safetensors"),
+            "relevance_sha256": provenance.sha256(matrix),
+            "model_sha256": provenance.sha256(model_folder / "model.safetensors"),
         },
-        "provenance": io.provenance(),
+        "provenance": provenance.collect(),
     }
-    numbers_sha256 = io.digest({key: result[key] for key in MEASURED})
-    result["outputs"] = {"rankings_sha256": io.sha256(rankings), "numbers_sha256": numbers_sha256}
-    io.write_json(output / f"{split.name}.json", result)
+    numbers_sha256 = provenance.digest({key: result[key] for key in MEASURED})
+    result["outputs"] = {"rankings_sha256": provenance.sha256(rankings), "numbers_sha256": numbers_sha256}
+    files.write_json(output / f"{split.name}.json", result)
     logger.info(
         "%s on %s: %s", run, split.name, ", ".join(f"{name} {value:.2f}" for name, value in corrected.numbers.items())
     )
@@ -148,5 +148,5 @@ def _write_rankings(path: Path, split: Split, result: protocols.Result) -> None:
         arrays[f"per_query/{name}"] = values
     for direction, queries in result.queries.items():
         arrays[f"per_query/{direction}_query"] = queries
-    with io.atomic_file(path) as temporary:
+    with files.atomic_file(path) as temporary:
         np.savez_compressed(temporary, **arrays)

@@ -12,7 +12,7 @@ import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from rvlr import config, io
+from rvlr import config, files
 from rvlr.data.text import clean_caption, learn_tokenizer
 from rvlr.log import logger
 from rvlr.models import bert, hub, pretrained, tokens
@@ -95,7 +95,7 @@ def load(folder: Path, teacher: dict[str, Any] | None = None) -> tuple[Retrieval
 
 def save(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
     """Write a model folder, complete or not at all."""
-    with io.atomic_folder(output) as folder:
+    with files.atomic_folder(output) as folder:
         write(model, tokenizer, folder)
 
 

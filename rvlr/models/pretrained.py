@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from rvlr import io
+from rvlr import files
 from rvlr.errors import UserError
 from rvlr.models import hub, weights
 from rvlr.models.outline import outline
@@ -54,7 +54,7 @@ def read_config(folder: Path, key: str) -> dict[str, Any]:
 
 def _mapping(path: Path, key: str) -> dict[str, Any]:
     try:
-        found = io.read_json(path)
+        found = files.read_json(path)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     if not isinstance(found, dict):

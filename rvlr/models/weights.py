@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from rvlr import io
+from rvlr import files
 from rvlr.errors import UserError
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ def read(path: Path, load: Callable[[Path], T], key: str = "") -> T:
     """
     prefix = f"{key}: " if key else ""
     try:
-        io.check_file(path)
+        files.check_file(path)
     except UserError as error:
         raise UserError(f"{prefix}{error}") from None
     if path.stat().st_size == 0:
@@ -88,11 +88,11 @@ def shapes(path: Path, key: str) -> Shapes:
 
 
 def _parts(index: Path, key: str) -> list[Path]:
-    table = read(index, io.read_json, key)
-    files = table.get("weight_map") if isinstance(table, dict) else None
-    if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+    table = read(index, files.read_json, key)
+    named = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
         raise UserError(f"{key}: {index}: no weight_map that names the files of the weights; copy or fetch it again")
-    return [index.with_name(Path(name).name) for name in sorted(set(files.values()))]
+    return [index.with_name(Path(name).name) for name in sorted(set(named.values()))]
 
 
 def _safetensors_header(path: Path) -> Header:

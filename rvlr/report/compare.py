@@ -14,11 +14,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from rvlr.config.runs import is_trained, student
 from rvlr.errors import UserError
 from rvlr.evaluation.protocols import NDCG_CUTOFFS, RECALL_CUTOFFS
 from rvlr.log import track
 
-BASELINE = "student-continued"
+BASELINE = student("continued")
 RESAMPLES = 10_000
 AT_ONCE = 100  # resamples drawn together, a divisor of RESAMPLES
 SEED = 0
@@ -82,7 +83,7 @@ def compare_runs(sources: Sources) -> list[Comparison]:
     own. With fewer than two trained runs there is nothing to compare. Raises UserError as `read`, and if two files
     hold the values of other queries.
     """
-    trained = [run for run in sources if not run.startswith("initial-")]
+    trained = [run for run in sources if is_trained(run)]
     if len(trained) < 2:
         return []
     reference = BASELINE if BASELINE in trained else trained[0]

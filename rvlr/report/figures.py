@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from rvlr import config, io
+from rvlr import config, files
+from rvlr.config.runs import is_trained
 from rvlr.errors import UserError, show
 from rvlr.report import records
 from rvlr.report.results import PROTOCOL, Results
@@ -40,7 +41,7 @@ PANELS: dict[str, dict[str, str]] = {
 
 def save(figure: Figure, output: Path) -> None:
     """Write a figure as PNG, atomically and without naming the software version in it."""
-    with io.atomic_file(output) as temporary:
+    with files.atomic_file(output) as temporary:
         figure.savefig(temporary, format="png", dpi=figure.dpi, metadata={"Software": None})
 
 
@@ -216,9 +217,9 @@ def plot_three_ways(results: Results, output: Path) -> None:
 
 def _bar_style(run: str, results: Results) -> dict[str, str | None]:
     """Grey for untrained models, colours for the others; where they repeat, a hatch tells them apart."""
-    untrained = run.startswith("initial-")
+    untrained = not is_trained(run)
     palette = (UNTRAINED,) if untrained else RUN_COLOURS
-    alike = [name for name in results.runs if name.startswith("initial-") == untrained]
+    alike = [name for name in results.runs if is_trained(name) != untrained]
     turn, colour = divmod(alike.index(run), len(palette))
     return {"facecolor": palette[colour], "edgecolor": "white", "hatch": HATCHES[turn % len(HATCHES)]}
 

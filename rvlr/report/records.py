@@ -15,13 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rvlr import io
+from rvlr import files, provenance
+from rvlr.config import runs
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
 from rvlr.evaluation import MEASURED
 
 SEED = re.compile(r"seed(\d+)")
-RUN = re.compile(r"(initial|teacher|student)-.+")
 RANKINGS = "rankings.npz"
 
 
@@ -55,7 +55,7 @@ class Place:
     def of(cls, folder: Path) -> "Place":
         """The place of a run's folder."""
         folder = folder.absolute()
-        run, seed = RUN.fullmatch(folder.name), SEED.fullmatch(folder.parent.name)
+        run, seed = runs.PATTERN.fullmatch(folder.name), SEED.fullmatch(folder.parent.name)
         return cls(folder, run and run[0], int(seed[1]) if run and seed else None)
 
     def frozen(self, section: str) -> Path | None:
@@ -96,7 +96,7 @@ def check_rankings(path: Path, run: str, checksum: str) -> None:
 
 def read_evaluation(path: Path) -> dict[str, Any]:
     """The JSON of an evaluation, or UserError naming the first key that is missing or of the wrong type."""
-    record = io.read_json(path)
+    record = files.read_json(path)
     needed: dict[tuple[str, ...], type] = {
         ("run",): str,
         ("seed",): int,
@@ -122,10 +122,10 @@ def evaluation_mismatches(path: Path, record: Mapping[str, Any], large: bool = T
     to compare their digests."""
     place, inputs = Place.of(path.absolute().parent.parent), record["inputs"]
     yield from _names(path, place, record["run"], record["seed"])
-    if io.digest({key: record.get(key) for key in MEASURED}) != record["outputs"]["numbers_sha256"]:
+    if provenance.digest({key: record.get(key) for key in MEASURED}) != record["outputs"]["numbers_sha256"]:
         yield Mismatch(path, f"{', '.join(MEASURED)} are not as they were measured")
     frozen = place.frozen("evaluation")
-    if frozen is not None and (section := io.read_yaml(frozen)) != record["config"]:
+    if frozen is not None and (section := files.read_yaml(frozen)) != record["config"]:
         yield Mismatch(path, f"evaluated with {_difference(record['config'], section, frozen)}", frozen)
     sources: list[tuple[str, str, Path | None, Callable[[Path], str], bool]] = [
         ("split", inputs["split_checksum"], place.beside("splits", f"{record['split']}.jsonl"), _checksum, False),
@@ -151,7 +151,7 @@ def _data_mismatches(place: Place, split: str) -> Iterator[Mismatch]:
         path, frozen = place.beside(folder, file), place.frozen(name)
         if path is None or frozen is None:
             continue
-        section, record = io.read_yaml(frozen), io.read_json(path)
+        section, record = files.read_yaml(frozen), files.read_json(path)
         if name == "relevance":
             record = {"settings": {key: record.get(key) for key in section}}
         if (settings := record.get("settings", section)) != section:
@@ -163,7 +163,7 @@ def training_mismatches(folder: Path) -> Iterator[Mismatch]:
     path, place = folder / "config.yaml", Place.of(folder)
     if not path.is_file():
         return
-    record = io.read_yaml(path)
+    record = files.read_yaml(path)
     parts = {"seed": int, "settings": dict, "outputs": dict}
     if not isinstance(record, dict) or any(type(record.get(name)) is not kind for name, kind in parts.items()):
         # anybody may have a file of that name; in the folder of a run it is ours
@@ -172,7 +172,7 @@ def training_mismatches(folder: Path) -> Iterator[Mismatch]:
         return
     yield from _names(path, place, place.run, record["seed"])
     frozen = place.frozen(place.run) if place.run else None
-    if frozen is not None and (section := io.read_yaml(frozen)) != record["settings"]:
+    if frozen is not None and (section := files.read_yaml(frozen)) != record["settings"]:
         yield Mismatch(path, f"trained with {_difference(record['settings'], section, frozen)}", frozen)
     metrics = folder / "metrics.jsonl"
     if metrics.is_file() and _sha256(metrics) != record["outputs"].get("metrics_sha256"):
@@ -214,7 +214,7 @@ def _checksum(split: Path) -> str:
 
 def _recorded_model(path: Path) -> str | None:
     """The digest of the model in the record of its training; None if it is no such record, which is told elsewhere."""
-    record = io.read_yaml(path)
+    record = files.read_yaml(path)
     outputs = record.get("outputs") if isinstance(record, dict) else None
     return outputs.get("model_sha256") if isinstance(outputs, dict) else None
 
@@ -227,4 +227,4 @@ def _sha256(path: Path) -> str:
 @cache
 def _digest_of(path: Path, modified: int, size: int) -> str:
     """Many evaluations share one relevance matrix, which has gigabytes."""
-    return io.sha256(path)
+    return provenance.sha256(path)

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from rvlr import faults
+from rvlr.config import runs
 from rvlr.errors import UserError
 from rvlr.report import compare, records
 
-KINDS = ("initial", "teacher", "student")
 PROTOCOL = "corrected"  # the one whose values are kept query by query
 SETTINGS = ("candidates", "subsets")  # those of an evaluation that change its numbers
 RANKS = ("i2t_median_rank", "t2i_median_rank")
@@ -41,7 +41,7 @@ class _Provenance(BaseModel):
 class _Evaluation(BaseModel):
     """What the tables need of an evaluation's JSON."""
 
-    run: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})-")]
+    run: Annotated[str, Field(pattern=f"^{runs.PATTERN.pattern}$")]
     seed: int
     split: str
     counts: _Counts
@@ -65,7 +65,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Results:
-    """The scores of every run, `scores[protocol][run][metric]`. Runs are in the order of KINDS.
+    """The scores of every run, `scores[protocol][run][metric]`. Runs are in the order of `runs.KINDS`.
 
     sources: of every run and seed, the file of per-query values and the numbers of `PROTOCOL`, {} if it has none.
     """
@@ -105,7 +105,7 @@ def read(evaluations: Sequence[Path]) -> Results:
     _check_comparable(read)
     members: dict[str, list[_Evaluation]] = {}
     sources: dict[str, dict[int, tuple[Path, dict[str, float]]]] = {}
-    for path, evaluation in sorted(read, key=lambda item: KINDS.index(item[1].run.partition("-")[0])):
+    for path, evaluation in sorted(read, key=lambda item: runs.KINDS.index(runs.kind(item[1].run))):
         members.setdefault(evaluation.run, []).append(evaluation)
         source = path.with_name("rankings.npz"), evaluation.protocols.get(PROTOCOL, {})
         sources.setdefault(evaluation.run, {})[evaluation.seed] = source

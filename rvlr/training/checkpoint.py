@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import torch
 from safetensors.torch import load_file, save
 
-from rvlr import io
+from rvlr import files, provenance
 from rvlr.errors import UserError, describe_system
 from rvlr.log import logger
 from rvlr.training import record
@@ -137,7 +137,7 @@ class ResumeFolder:
             best = self._best(state["best_step"])
             if not best.is_file():
                 raise _DamagedError(f"needs {best.name}, which is missing")
-            if io.sha256(best) != state["best_sha256"]:
+            if provenance.sha256(best) != state["best_sha256"]:
                 raise _DamagedError(f"needs {best.name}, which is damaged")
         return state
 
@@ -204,7 +204,7 @@ class ResumeFolder:
                 if path == self.checkpoint and path.exists():
                     path.replace(self.previous)
                 self._new.replace(path)
-                io.sync(self.folder)
+                files.sync(self.folder)
             finally:
                 with contextlib.suppress(OSError):  # of a file system that became read-only
                     self._new.unlink(missing_ok=True)

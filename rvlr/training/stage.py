@@ -14,15 +14,15 @@ import yaml
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from rvlr import config, io
+from rvlr import config, files, provenance
+from rvlr.data.features import Features, read_features
 from rvlr.data.images import training_transform
-from rvlr.data.loading import Features, Loader, PairCollator, TrainingPairs, TrainingSchedule
+from rvlr.data.loading import Loader, PairCollator, TrainingPairs, TrainingSchedule
 from rvlr.data.records import Split, read_split
 from rvlr.distributed import Processes, processes
 from rvlr.errors import UserError
 from rvlr.evaluation.protocols import recalls
 from rvlr.evaluation.stage import score as score_split
-from rvlr.features import read_features
 from rvlr.log import logger
 from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel
@@ -107,14 +107,14 @@ def _fingerprint(
     inputs = [paths.start / "model.safetensors", paths.start / "config.json"]
     if paths.features is not None:
         inputs += [paths.features / "image.npy", paths.features / "text.npy"]
-    return io.digest(
+    return provenance.digest(
         {
             "format": FORMAT,
             "settings": settings,
             "seed": seed,
             "splits": {name: split.checksum for name, split in splits.items()},
-            "cache": io.read_json(paths.splits / "dataset.json").get("cache"),
-            "inputs": [io.sha256(path) for path in inputs],
+            "cache": files.read_json(paths.splits / "dataset.json").get("cache"),
+            "inputs": [provenance.sha256(path) for path in inputs],
         }
     )
 
@@ -164,17 +164,17 @@ def _write(
     settings = output / "config.yaml"
     try:
         with (
-            io.atomic_file(settings) as settings_file,
-            io.atomic_folder(output / "model") as model_folder,
-            io.atomic_folder(output / "tensorboard") as events,
-            io.atomic_file(output / "metrics.jsonl") as metrics,
+            files.atomic_file(settings) as settings_file,
+            files.atomic_folder(output / "model") as model_folder,
+            files.atomic_folder(output / "tensorboard") as events,
+            files.atomic_file(output / "metrics.jsonl") as metrics,
         ):
             build.write(model, tokenizer, model_folder)
             shutil.copytree(engine.resume.folder / TENSORBOARD, events, dirs_exist_ok=True)
             metrics.write_text(record.text_of(engine.state.lines), encoding="utf-8")
             written = {"model": model_folder / "model.safetensors", "metrics": metrics}
-            about["outputs"] = {f"{name}_sha256": io.sha256(path) for name, path in written.items()}
-            about["provenance"] = io.provenance()
+            about["outputs"] = {f"{name}_sha256": provenance.sha256(path) for name, path in written.items()}
+            about["provenance"] = provenance.collect()
             settings_file.write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
             settings.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:

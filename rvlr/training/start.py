@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from rvlr.data.loading import Features
+from rvlr.data.features import Features
 from rvlr.errors import UserError
 from rvlr.models.retrieval import RetrievalModel
 

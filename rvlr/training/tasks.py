@@ -7,10 +7,11 @@ parameters that no term reaches are frozen.
 import torch
 from torch import nn
 
-from rvlr import config, losses
+from rvlr import config
 from rvlr.data.loading import Batch
 from rvlr.distributed import gather
 from rvlr.models.retrieval import RetrievalModel
+from rvlr.training import losses
 
 Terms = dict[str, torch.Tensor]
 

@@ -5,19 +5,19 @@ is compared with today's settings by content at every start, since Snakemake's o
 (results copied, folder renamed, `.snakemake` deleted) and times of files say nothing then.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rvlr import io
-from rvlr.config import Config, PublicSet, Scoring
+from rvlr import files
+from rvlr.config import PublicSet, Scoring, Study, runs
 from rvlr.errors import UserError
 
 Sections = Mapping[str, Mapping[str, Any]]
 
 
-def sections(settings: Config, runs: Sequence[str]) -> Sections:
-    """Every section by name, defaults filled in; JSON values. runs: those that tables and figures show.
+def sections(settings: Study) -> Sections:
+    """Every section by name, defaults filled in; JSON values.
 
     Names that the configuration leaves to a default are filled in too (the model of a teacher, the start of a student),
     because that default depends on other sections.
@@ -28,33 +28,33 @@ def sections(settings: Config, runs: Sequence[str]) -> Sections:
         "dataset": settings.dataset.model_dump(mode="json"),
         "relevance": evaluation.relevance.model_dump(mode="json"),
         "evaluation": scoring.model_dump(mode="json"),
-        "report": {"runs": list(runs), "seeds": settings.seeds},
+        "report": {"runs": settings.evaluated_runs(), "seeds": settings.seeds},
         "sheets": {"seed": settings.seeds[0], "queries": evaluation.queries_shown},
     }
     if isinstance(settings.dataset, PublicSet):
         found["downloads"] = {"folder": str(settings.downloads)}
-    found |= {f"initial-{name}": model.model_dump(mode="json") for name, model in settings.models.items()}
+    found |= {runs.initial(name): model.model_dump(mode="json") for name, model in settings.models.items()}
     for name, teacher in settings.teachers.items():
         named = {"model": settings.teacher_model(name)} if teacher.kind == "retrieval" else {}
-        found[f"teacher-{name}"] = teacher.model_dump(mode="json") | named
+        found[runs.teacher(name)] = teacher.model_dump(mode="json") | named
     for name, student in settings.students.items():
-        start = settings.start_of(name).partition("-")[2]
-        found[f"student-{name}"] = student.model_dump(mode="json") | {"start": start}
+        start = runs.name(settings.start_of(name))
+        found[runs.student(name)] = student.model_dump(mode="json") | {"start": start}
     return found
 
 
 def differing(today: Sections, folder: Path) -> list[Path]:
     """The files below `folder` that do not hold today's section, whatever they hold instead. A missing file counts,
     too, but in a folder without any, nothing was made yet."""
-    files = {folder / f"{name}.yaml": section for name, section in today.items()}
-    if not any(path.exists() for path in files):
+    expected = {folder / f"{name}.yaml": section for name, section in today.items()}
+    if not any(path.exists() for path in expected):
         return []
-    return [path for path, section in files.items() if read(path) != section]
+    return [path for path, section in expected.items() if read(path) != section]
 
 
 def read(path: Path) -> Any:
     """What a frozen file holds; None if it is missing, or is no YAML."""
     try:
-        return io.read_yaml(path)
+        return files.read_yaml(path)
     except (UserError, OSError):
         return None

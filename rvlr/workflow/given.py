@@ -12,14 +12,14 @@ from typing import Any
 
 from rvlr import config, documents
 from rvlr.errors import UserError
-from rvlr.workflow import places
+from rvlr.workflow import disk, places
 
 OPTIONS = {"--config": ("--config", "-C"), "--configfile": ("--configfile", "--configfiles")}
 
 
 def read(
     merged: Mapping[str, Any], files: Sequence[Path], overrides: Mapping[str, Any], arguments: Sequence[str]
-) -> config.Config:
+) -> config.Study:
     """The configuration that Snakemake merged from `files` and, over them, `overrides`.
 
     arguments: Snakemake's command line. Raises UserError naming files and options if a file is not sound YAML, if an
@@ -33,7 +33,7 @@ def read(
         source += f" and --config {', '.join(overrides)}" if source else f"--config {', '.join(overrides)}"
     settings = config.parse(merged, source)
     places.check(settings, Path("results", settings.dataset.name), source)
-    config.check_disk(settings, source)
+    disk.check(settings, source)
     return settings
 
 

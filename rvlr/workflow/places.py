@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rvlr import ownership
-from rvlr.config import Config
+from rvlr.config import Study
 from rvlr.config.checks import weights_of
 from rvlr.config.sources import KNOWN
 from rvlr.errors import UserError
@@ -18,7 +18,7 @@ FOLDERS = ("images", "cache", "seed*/*/model", "seed*/*/tensorboard")  # outputs
 MARK = "config/sources.yaml"  # written when a run starts, before anything else
 
 
-def check(settings: Config, results: Path, source: str) -> None:
+def check(settings: Study, results: Path, source: str) -> None:
     """Raise UserError listing each of the user's paths, by its key, that lies in `results`, or if `results` holds
     something that the workflow did not make. source: what the message names first."""
     faults = _foreign(results)
@@ -45,7 +45,7 @@ def check_folders(results: Path) -> None:
         raise UserError("\n".join(faults))
 
 
-def _user_paths(settings: Config) -> dict[str, Path]:
+def _user_paths(settings: Study) -> dict[str, Path]:
     """Every path of the configuration by its key."""
     paths = {"downloads": settings.downloads}
     if settings.dataset.kind == "custom":

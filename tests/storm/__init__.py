@@ -23,19 +23,19 @@ SECONDS = 60
 _COLLECTING = threading.Lock()  # to start a process asks all others for their status, which can be read only once
 _ERRORS = re.compile(r"^(?:\d\d:\d\d:\d\d (?:ERROR|CRITICAL) |error: )", re.MULTILINE)
 _PRELOADED = (
-    "rvlr.__main__",
+    "rvlr.cli",
     "rvlr.training.stage",
     "rvlr.evaluation.stage",
-    "rvlr.features",
+    "rvlr.extraction",
     "rvlr.relevance",
-    "rvlr.authors_files",
-    "rvlr.models.published",
-    "rvlr.data.custom",
-    "rvlr.data.cache",
-    "rvlr.data.download",
-    "rvlr.data.unpack",
-    "rvlr.data.public",
-    "rvlr.report.summary",
+    "rvlr.convert.authors_files",
+    "rvlr.convert.checkpoint",
+    "rvlr.datasets.custom",
+    "rvlr.datasets.cache",
+    "rvlr.fetch.download",
+    "rvlr.fetch.unpack",
+    "rvlr.datasets.public",
+    "rvlr.report.tables",
     "rvlr.report.figures",
     "rvlr.report.sheets",
 )
@@ -151,7 +151,7 @@ def _command(arguments: list[str], folder: str, environment: dict[str, str], out
     os.dup2(descriptor, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     sys.argv = ["rvlr", *arguments]
-    from rvlr.__main__ import main
+    from rvlr.cli import main
 
     try:
         main()

@@ -9,9 +9,9 @@ from pathlib import Path
 import yaml
 
 from rvlr import config as rvlr_config
-from rvlr import io
+from rvlr import files, provenance
 from rvlr.config import sources as rvlr_sources
-from rvlr.data import public
+from rvlr.datasets import public
 from rvlr.data.records import SPLITS
 from rvlr.errors import UserError
 from rvlr.report import records
@@ -73,42 +73,18 @@ def is_trained(teacher):
     return SETTINGS.teachers[teacher].kind == "retrieval"
 
 
-def trained_runs():
-    """The runs that are trained, in the order of the summary."""
-    teachers = [f"teacher-{name}" for name in SETTINGS.teachers if is_trained(name)]
-    return teachers + [f"student-{name}" for name in SETTINGS.students]
-
-
-def evaluated_runs():
-    """The runs that are evaluated: untrained models, if wanted, teachers, students."""
-    used = [
-        SETTINGS.teacher_model(name) for name in SETTINGS.teachers if is_trained(name)
-    ]
-    used += [
-        start.removeprefix("initial-")
-        for start in map(SETTINGS.start_of, SETTINGS.students)
-        if start.startswith("initial-")
-    ]
-    untrained = (
-        [f"initial-{name}" for name in dict.fromkeys(used)]
-        if SETTINGS.evaluation.untrained
-        else []
-    )
-    return untrained + trained_runs()
-
-
-SECTIONS = frozen.sections(SETTINGS, evaluated_runs())
+SECTIONS = frozen.sections(SETTINGS)
 
 
 wildcard_constraints:
-    dataset=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    dataset=rvlr_config.runs.NAME,
     seed=r"\d+",
     split="|".join(SPLITS),
     section=one_of(SECTIONS),
     model=one_of(SETTINGS.models),
     teacher=one_of(SETTINGS.teachers),
     student=one_of(SETTINGS.students),
-    run=r"(initial|teacher|student)-[A-Za-z0-9][A-Za-z0-9._-]*",
+    run=rvlr_config.runs.PATTERN.pattern,
 
 
 def section_json(wildcards):
@@ -157,7 +133,7 @@ def write_sources():
     }
     try:
         if frozen.read(Path(SOURCES)) != sources:
-            io.write_text(Path(SOURCES), yaml.safe_dump(sources))
+            files.write_text(Path(SOURCES), yaml.safe_dump(sources))
     except UserError as error:
         fail(error)
     except OSError as error:
@@ -226,7 +202,7 @@ def weights_of_teacher(wildcards):
 def start_of_teacher(wildcards):
     """The model folder that a teacher's training starts from."""
     name = SETTINGS.teacher_model(wildcards.teacher)
-    return f"results/{wildcards.dataset}/seed{wildcards.seed}/initial-{name}/model"
+    return f"results/{wildcards.dataset}/seed{wildcards.seed}/{rvlr_config.runs.initial(name)}/model"
 
 
 def trained_teacher(wildcards):
@@ -266,7 +242,7 @@ def evaluation_files():
     return expand(
         f"{RESULTS}/seed{{seed}}/{{run}}/eval/test.json",
         seed=SETTINGS.seeds,
-        run=evaluated_runs(),
+        run=SETTINGS.evaluated_runs(),
     )
 
 
@@ -278,7 +254,8 @@ def rankings_files():
 def metrics_files():
     """The training records that the loss curves are drawn from: those of the first seed."""
     return expand(
-        f"{RESULTS}/seed{SETTINGS.seeds[0]}/{{run}}/metrics.jsonl", run=trained_runs()
+        f"{RESULTS}/seed{SETTINGS.seeds[0]}/{{run}}/metrics.jsonl",
+        run=SETTINGS.trained_runs(),
     )
 
 
@@ -294,7 +271,9 @@ def figure_files():
     if SETTINGS.evaluation.queries_shown:
         kinds = ("cross-modal", "single-modal")
         figures += expand(
-            f"{RESULTS}/figures/{{run}}-{{kind}}.png", run=trained_runs(), kind=kinds
+            f"{RESULTS}/figures/{{run}}-{{kind}}.png",
+            run=SETTINGS.trained_runs(),
+            kind=kinds,
         )
     return figures
 
@@ -332,10 +311,10 @@ def replaced_captions():
     if SETTINGS.dataset.kind != "custom" or not record.exists():
         return []
     try:
-        digest = io.read_json(record).get("captions_sha256")
+        digest = files.read_json(record).get("captions_sha256")
     except UserError:
         return [record]
-    return [record] if digest != io.sha256(SETTINGS.dataset.captions) else []
+    return [record] if digest != provenance.sha256(SETTINGS.dataset.captions) else []
 
 
 def force_to_be_made_again(wildcards):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from rvlr import io
+from rvlr import files
+from rvlr.config.runs import is_trained
 from rvlr.evaluation.protocols import NDCG_CUTOFFS, RECALL_CUTOFFS
 from rvlr.report import compare
 from rvlr.report.compare import Comparison
@@ -61,8 +62,8 @@ def summarise(results: Results, csv: Path, comparisons: Path, markdown: Path) ->
     """
     compared = compare.compare_runs(results.sources) if PROTOCOL in results.scores else []
     for path, frame in ((csv, _frame(results)), (comparisons, _comparison_frame(compared))):
-        io.write_text(path, frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
-    io.write_text(markdown, "\n".join([*_markdown(results), *_differences(compared)]) + "\n")
+        files.write_text(path, frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    files.write_text(markdown, "\n".join([*_markdown(results), *_differences(compared)]) + "\n")
 
 
 def _frame(results: Results) -> pd.DataFrame:
@@ -133,13 +134,13 @@ def _short(commit: str) -> str:
 
 def _best(runs: dict[str, dict[str, Score]], metric: str) -> str | None:
     """The best mean among trained runs, as printed, so that runs which print alike are equally best."""
-    means = [scores[metric].mean for run, scores in runs.items() if not run.startswith("initial-")]
+    means = [scores[metric].mean for run, scores in runs.items() if is_trained(run)]
     best = min if metric in MEDIAN_RANKS.values() else max
     return f"{best(means):.1f}" if means else None
 
 
 def _cell(run: str, score: Score, best: str | None) -> str:
-    is_best = not run.startswith("initial-") and f"{score.mean:.1f}" == best
+    is_best = is_trained(run) and f"{score.mean:.1f}" == best
     return f"**{score}**" if is_best else str(score)
 
 

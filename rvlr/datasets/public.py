@@ -1,6 +1,6 @@
 """The public data sets MS-COCO, Flickr30K and VizWiz-Captions in the splits of the paper.
 
-Enters: a `Coco`, `Flickr30K` or `VizWiz` section and the annotation files (`rvlr.data.public_files`). Leaves:
+Enters: a `Coco`, `Flickr30K` or `VizWiz` section and the annotation files (`rvlr.datasets.annotations`). Leaves:
 `splits/` as `rvlr.data.records` describes it; the images need not be there yet. An image is known by its path
 without extension. METHOD.md "The authors' files", "Training", "Evaluation".
 
@@ -29,11 +29,10 @@ from typing import Any
 
 from rvlr.config import Coco, Flickr30K, VizWiz
 from rvlr.config.sources import KNOWN
-from rvlr.data import public_files
-from rvlr.data.captions_file import show
-from rvlr.data.public_files import File, Part
 from rvlr.data.records import FEWEST, SPLITS, Check, Record, shuffled, write_splits
-from rvlr.errors import UserError
+from rvlr.datasets import annotations
+from rvlr.datasets.annotations import File, Part
+from rvlr.errors import UserError, show
 from rvlr.log import logger
 
 _KARPATHY, _VIZWIZ = "karpathy-captions", "vizwiz-official-captions"
@@ -134,16 +133,16 @@ def _read(section: PublicSection, files: Mapping[str, Path]) -> dict[str, Part]:
     karpathy: dict[str, Part] = {}
     if _KARPATHY in sources.values():
         file = File(_KARPATHY, files[_KARPATHY], f"dataset_{section.kind}.json")
-        karpathy = public_files.read_karpathy(file, folders)
+        karpathy = annotations.read_karpathy(file, folders)
     parts = {}
     for name, key in sources.items():
         if key == _KARPATHY:
             parts[name] = karpathy[name]
         elif key == _VIZWIZ:
             published = {"train": "train", "test": "val"}[name]
-            parts[name] = public_files.read_vizwiz(File(key, files[key], f"{published}.json"), published)
+            parts[name] = annotations.read_vizwiz(File(key, files[key], f"{published}.json"), published)
         else:
-            read = public_files.read_paper_train if name == "train" else public_files.read_paper_split
+            read = annotations.read_paper_train if name == "train" else annotations.read_paper_split
             parts[name] = read(File(key, files[key]), folders)
     return parts
 

@@ -5,12 +5,12 @@ Enters: the `Shapes` section. Leaves: PNG files and splits (`rvlr.data.records`)
 make, and what every image shows and every caption says is known, so it can be counted how well retrieval can
 do at all.
 
-Scenes (`rvlr.data.scene`): 2 to 4 things on a background of 5 colours, each in its own cell of a 3 x 3 grid,
+Scenes (`rvlr.datasets.shapes.scene`): 2 to 4 things on a background of 5 colours, each in its own cell of a 3 x 3 grid,
 with one of 6 shapes, 7 colours and 2 sizes. Every scene is an edited member of one of 40 families, so that
 each has relatives that share most of its attributes: similarity is graded. Place, size, shade and angle are
 jittered a little. All scenes of all splits differ in at least one attribute.
 
-Captions (`rvlr.data.grammar`): each leaves facts out with a probability of its own, between 0 and 0.4, and
+Captions (`rvlr.datasets.shapes.grammar`): each leaves facts out with a probability of its own, between 0 and 0.4, and
 says the rest in at most 30 words, out of 78: nouns with size and colour, full or half places ("in the top
 left corner", "on the left"), relations ("left of", "above"), numbers, background; with synonyms, articles or
 none, changing order, openings, capitals and full stops. What a caption says is true.
@@ -20,7 +20,7 @@ The knob `imbalance` takes from one modality and leaves the files of the other a
 - above 0, captions leave out more, with a probability between 0.5 and 0.9 at 1; what is told is always a
   subset of what is told at a lower value;
 - below 0, images hide what captions still tell: shape, colour, size and background are each drawn as
-  "unknown" (`rvlr.data.scene.render`) with a probability of up to HIDDEN. Places and the number of things
+  "unknown" (`rvlr.datasets.shapes.scene.render`) with a probability of up to HIDDEN. Places and the number of things
   stay visible.
 
 What the oracle of `tests/test_shapes.py`, which knows all told and shown facts and guesses among the images
@@ -46,12 +46,12 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from rvlr import io, log
+from rvlr import files, log
 from rvlr.config import Shapes
-from rvlr.data import grammar
-from rvlr.data.grammar import Told
 from rvlr.data.records import SPLITS, Record, write_splits
-from rvlr.data.scene import Scene, distinct_scenes, render, sample
+from rvlr.datasets.shapes import grammar
+from rvlr.datasets.shapes.grammar import Told
+from rvlr.datasets.shapes.scene import Scene, distinct_scenes, render, sample
 from rvlr.errors import UserError
 
 HIDDEN = 0.7  # probability at imbalance -1; the symmetric choice, see the oracle's R@10 at -1 and 1
@@ -116,7 +116,7 @@ def prepare(section: Shapes, folder: Path) -> None:
     records: dict[str, list[Record]] = {name: [] for name in SPLITS}
     progress = log.Progress("rendering", sum(map(len, drawn.values())), "image")
     done = 0
-    with io.atomic_folder(folder / "images") as images:
+    with files.atomic_folder(folder / "images") as images:
         for split in SPLITS:
             (images / split).mkdir()
             for index, scene in enumerate(drawn[split]):

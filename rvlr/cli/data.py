@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rvlr import config, io, log
-from rvlr.cli import App
+from rvlr import config, files, log
+from rvlr.cli.options import App, LogFile
 from rvlr.config.sources import KNOWN, resolve
 from rvlr.errors import UserError
 from rvlr.faults import did_you_mean
@@ -15,7 +15,6 @@ from rvlr.ownership import check_apart, check_paths
 app = App(no_args_is_help=True, help="Fetch, check and prepare data.")
 
 Splits = Annotated[Path, typer.Option(help="Folder of the splits.")]
-LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
 
 
 @app.command()
@@ -47,49 +46,12 @@ def fetch(
     made = [downloads / path for path in (known.file, known.folder) if path is not None]
     check_apart({"--sources": sources_file, "--log-file": log_file}, {"--downloads": made})
     log.logger.info("%s: %s. Terms: %s", name, known.about, known.terms)
-    from rvlr.data import download
+    from rvlr.fetch import download, images
 
     if known.folder is None:
         download.fetch(name, source, downloads / known.file)
     else:
-        _fetch_images(name, source, downloads / known.file, downloads / known.folder)
-
-
-def _fetch_images(name: str, source: config.Source, archive: Path, folder: Path) -> None:
-    """Make the folder of images and a record of it, .json, beside it. Both stay as they are if they are there."""
-    from rvlr.data import download, unpack
-
-    record = folder.with_name(f"{folder.name}.json")
-    with io.alone(record):
-        if record.exists() and folder.is_dir() and not _linked_elsewhere(source, record, folder):
-            return
-        if source.existing is not None and source.existing.is_dir():
-            try:
-                unpack.link_images(source.existing, folder)
-            except UserError as error:
-                raise UserError(f"sources.{name}: existing: {error}") from None
-        elif folder.is_symlink() and not folder.exists():
-            raise UserError(
-                f"sources.{name}: {folder} links to {folder.readlink()}, which is not there; connect its disk, or "
-                "delete the link to have the images fetched"
-            )
-        elif folder.is_dir():
-            unpack.check_images(folder, source.images)
-        else:
-            download.fetch(name, source, archive, unpacked=True)
-            try:
-                unpack.unpack_images(archive, folder, source.images)
-            except UserError as error:
-                given = source.existing
-                raise error if given is None else UserError(f"sources.{name}: existing: {given}: {error}") from None
-        io.write_json(record, {"source": name, **source.model_dump(mode="json"), "provenance": io.provenance()})
-
-
-def _linked_elsewhere(source: config.Source, record: Path, folder: Path) -> bool:
-    """Whether the folder is a link that another `existing` led to."""
-    if source.existing is None or not folder.is_symlink():
-        return False
-    return io.read_json(record).get("existing") != source.model_dump(mode="json")["existing"]
+        images.fetch(name, source, downloads / known.file, downloads / known.folder)
 
 
 @app.command()
@@ -100,8 +62,8 @@ def verify(
 ) -> None:
     """Open every image of a data set once; list those that training could not read."""
     log.setup(log_file)
-    from rvlr.data import verify as stage
     from rvlr.data.records import SPLITS, read_split
+    from rvlr.datasets import verify as stage
 
     made = [output, output.with_name(stage.LISTING)]
     check_paths({"--splits": splits, "--log-file": log_file}, {"--output": made})
@@ -121,12 +83,12 @@ def cache(
     if section.kind == "shapes" or section.cache is None:
         raise UserError(f"{config_file}: cache is not set; give dataset.cache its short_side, format and quality")
     check_paths({"--config": config_file, "--splits": splits, "--log-file": log_file}, {"--output": output})
-    from rvlr.data import cache as stage
     from rvlr.data.records import SPLITS, read_split
+    from rvlr.datasets import cache as stage
 
     found = [read_split(splits / f"{name}.jsonl", originals=True) for name in SPLITS]
     check_paths({"the images of the splits,": found[0].image_root}, {"--output": output})
-    prepared = io.read_json(splits / "dataset.json").get("cache")
+    prepared = files.read_json(splits / "dataset.json").get("cache")
     if prepared != section.cache.model_dump():
         raise UserError(
             f"{splits / 'dataset.json'}: prepared with cache {prepared}, but {config_file} says "

@@ -6,28 +6,21 @@ never replaced, see `rvlr.ownership`.
 
 import errno
 import glob
-import hashlib
 import json
 import os
-import platform
 import shutil
 import stat
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rvlr import __version__, documents, ownership
+from rvlr import documents, ownership
 from rvlr.errors import UserError
 from rvlr.log import logger
-
-_PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "numpy", "pillow", "rapidfuzz")
 
 
 def sync(path: Path) -> None:
@@ -198,50 +191,3 @@ def read_json(path: Path, kind: type = dict) -> Any:
 def read_yaml(path: Path) -> Any:
     """Read one YAML document, or raise UserError naming the file and the line of the fault."""
     return documents.parse_yaml(read_text(path, documents.YAML_BYTES), str(path))
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def digest(value: Any) -> str:
-    """Hexadecimal SHA-256 of a JSON value, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-@cache
-def _commit() -> str | None:
-    """The git commit of the source tree the package runs from, '-dirty' appended if files changed; None outside git."""
-    source = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(source), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        tracked = git("ls-files", "__init__.py")
-        if not tracked:  # installed inside somebody else's repository
-            return None
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", str(source)) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def provenance() -> dict[str, Any]:
-    """What made a result: version, commit, platform and the versions that numbers depend on. Holds no time stamps,
-    so that the same run writes the same bytes."""
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = None
-    return {
-        "rvlr": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "packages": packages,
-    }

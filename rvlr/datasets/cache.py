@@ -21,12 +21,12 @@ from typing import Any
 import PIL
 from PIL import Image
 
-from rvlr import config, io, ownership
-from rvlr.data.captions_file import Faults, show
+from rvlr import config, files, ownership, provenance
 from rvlr.data.images import ImageError, decode
 from rvlr.data.records import Split
-from rvlr.data.verify import LISTING, THREADS, distinct_images, in_threads
-from rvlr.errors import UserError
+from rvlr.datasets.verify import LISTING, THREADS, distinct_images, in_threads
+from rvlr.errors import UserError, show
+from rvlr.faults import Faults
 from rvlr.log import logger
 
 _ABOUT = "cache.json"
@@ -67,10 +67,10 @@ def build(splits: Sequence[Split], section: config.Cache, folder: Path, threads:
     faults.check(folder.with_name(LISTING))
 
     size = sum((images / name).stat().st_size for name in names)
-    about |= {"images": len(names), "bytes": size, "provenance": io.provenance()}
-    io.write_json(images / _ABOUT, about)
+    about |= {"images": len(names), "bytes": size, "provenance": provenance.collect()}
+    files.write_json(images / _ABOUT, about)
     ownership.record_folder(images)
-    io.replace_folder(images, folder)
+    files.replace_folder(images, folder)
     shutil.rmtree(unfinished)
     logger.info("%s: %s images, %.2f GB", folder, f"{len(names):,}", size / 1e9)
 
@@ -78,10 +78,10 @@ def build(splits: Sequence[Split], section: config.Cache, folder: Path, threads:
 def _resume(unfinished: Path, made_from: dict[str, Any]) -> tuple[Path, Path]:
     """The folder of finished images, empty unless it was `made_from` the same, and an empty one to write in."""
     state, images, writing = (unfinished / name for name in ("made_from.json", "images", "writing"))
-    if not state.exists() or io.read_json(state) != made_from:
+    if not state.exists() or files.read_json(state) != made_from:
         shutil.rmtree(unfinished, ignore_errors=True)
         images.mkdir(parents=True)
-        io.write_json(state, made_from)
+        files.write_json(state, made_from)
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir()
     return images, writing

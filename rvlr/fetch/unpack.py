@@ -22,9 +22,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from rvlr import io
-from rvlr.data.captions_file import show
-from rvlr.errors import UserError
+from rvlr import files
+from rvlr.errors import UserError, show
 from rvlr.log import Progress, logger
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -73,7 +72,7 @@ def unpack_images(archive: Path, folder: Path, images: int | None = None) -> Non
     UserError if the archive is damaged, hostile or holds another number of images, or the disk is too small.
     """
     try:
-        with io.alone(folder):
+        with files.alone(folder):
             if folder.exists():
                 return
             with _reading(archive):
@@ -103,7 +102,7 @@ def link_images(existing: Path, folder: Path) -> None:
             )
     except OSError as error:
         raise UserError(f"{existing}: {error.strerror}; give the folder that the images lie in") from error
-    with io.alone(folder):
+    with files.alone(folder):
         if folder.resolve() == target:
             return
         if folder.exists() and not folder.is_symlink():
@@ -354,7 +353,7 @@ def _refusal(archive: Path, path: str, why: str) -> UserError:
 
 
 def _remedy(archive: Path, wanted: str) -> str:
-    """What to do about an archive that is not as it should be. One at hand is a link here, see `rvlr.data.download`:
+    """What to do about an archive that is not as it should be. One at hand is a link here, see `rvlr.fetch.download`:
     it belongs to the user, and is neither deleted nor fetched."""
     if archive.is_symlink():
         return f"it is your own file {archive.readlink()}: give {wanted} as `existing` instead"

@@ -16,14 +16,15 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rvlr import io
+from rvlr import files, provenance
 from rvlr.config import Custom, SplitRatio
-from rvlr.data import captions_file
-from rvlr.data.captions_file import Entry, Faults, Place, show
 from rvlr.data.images import ImageError
 from rvlr.data.records import FEWEST, SPLITS, Check, Record, shuffled, split_counts, write_splits
-from rvlr.data.verify import THREADS, in_threads, inspect
-from rvlr.errors import UserError
+from rvlr.datasets import captions_file
+from rvlr.datasets.captions_file import Entry
+from rvlr.datasets.verify import THREADS, in_threads, inspect
+from rvlr.errors import UserError, show
+from rvlr.faults import Faults, Place
 from rvlr.log import logger
 
 
@@ -78,7 +79,7 @@ def prepare(section: Custom, folder: Path, check: Check | None = None) -> None:
         name=section.name,
         cache=section.cache and section.cache.model_dump(),
         captions_file=str(section.captions.resolve()),
-        captions_sha256=io.sha256(section.captions),
+        captions_sha256=provenance.sha256(section.captions),
         splits_from=made,
     )
     counts = ", ".join(f"{len(splits[name]):,} {name}" for name in SPLITS)
@@ -93,7 +94,7 @@ def _check_inputs(section: Custom) -> None:
         problems.append(f"{section.captions}: extension {found!r}; a captions file must end in one of {allowed}")
     else:
         try:
-            io.check_file(section.captions)
+            files.check_file(section.captions)
         except UserError as error:
             problems.append(f"{error}; set dataset.captions to your captions file")
     if not section.images.is_dir():

@@ -1,7 +1,7 @@
 """The authors' annotations, teacher features and relevance matrices, read and written.
 
 METHOD.md, "The authors' files". Features: theirs have one row per training caption, in the order of the annotation
-files, images repeated; ours are those of `rvlr.features`. Relevance: theirs is flattened, captions x images; ours is
+files, images repeated; ours are those of `rvlr.extraction`. Relevance: theirs is flattened, captions x images; ours is
 that of `rvlr.relevance`.
 """
 
@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rvlr import arrays, config, io, relevance
-from rvlr.data.captions_file import show
+from rvlr import arrays, config, files, provenance, relevance
+from rvlr.data.features import read_features, write_index
 from rvlr.data.records import Split
-from rvlr.errors import UserError
-from rvlr.features import read_features, write_index
+from rvlr.errors import UserError, show
 from rvlr.log import logger
 
 CAPTIONS_PER_IMAGE = 5
@@ -49,7 +48,7 @@ def read_rows(annotations: Sequence[Path]) -> list[Row]:
 
 
 def import_features(image: Path, text: Path, annotations: Sequence[Path], split: Split, output: Path) -> None:
-    """Write the features of a split, as `rvlr.features` does, from the authors' two files.
+    """Write the features of a split, as `rvlr.extraction` does, from the authors' two files.
 
     The rows of an image are averaged. Raises UserError if the files do not fit the annotations, lack a caption of the
     split or hold NaN or infinity, if the rows of one image or of equal captions are not alike, or if the disk is too
@@ -70,7 +69,7 @@ def import_features(image: Path, text: Path, annotations: Sequence[Path], split:
         rows = _finite(images, order[offsets[first] : offsets[last]], image)
         return spread.add(rows, np.diff(offsets[first : last + 1]))
 
-    with io.atomic_file(output / "text.npy") as text_file, io.atomic_file(output / "image.npy") as image_file:
+    with files.atomic_file(output / "text.npy") as text_file, files.atomic_file(output / "image.npy") as image_file:
         arrays.write_rows(image_file, (len(split.records), images.shape[1]), "image features", average)
         _check_spread(spread, image, "one image")
         arrays.write_rows(
@@ -94,9 +93,9 @@ def export_features(folder: Path, split: Split, annotations: Sequence[Path], out
     if annotations:
         order = _match(read_rows(annotations), ours, ", ".join(map(str, annotations)), f"the split {split.name!r}")
     parts = ((IMAGE_FILE, features.image, split.caption_image[order]), (TEXT_FILE, features.text, order))
-    with ExitStack() as files:  # both or none
+    with ExitStack() as stack:  # both or none
         for name, rows, index in parts:
-            file, shape = files.enter_context(io.atomic_file(output / name)), (len(index), rows.shape[1])
+            file, shape = stack.enter_context(files.atomic_file(output / name)), (len(index), rows.shape[1])
             arrays.write_rows(file, shape, name, lambda first, last, rows=rows, index=index: rows[index[first:last]])
     logger.info("%s and %s, one row for each of %d captions, in %s", IMAGE_FILE, TEXT_FILE, len(order), output)
 
@@ -122,7 +121,7 @@ def import_relevance(path: Path, split: Split, section: config.Relevance, output
     agreeing = _check_sample(path, theirs, split, section, tolerance)
     _check_own(path, theirs, split, section, tolerance)
     made_from = {**_identify(path), "sampled": SAMPLED, "agreeing": agreeing}
-    with io.atomic_file(output) as temporary:
+    with files.atomic_file(output) as temporary:
         arrays.write_rows(temporary, (captions, images), "relevance", lambda first, last: theirs[first:last])
         relevance.clear(output)
     relevance.describe(split, section, output, imported=made_from)
@@ -131,7 +130,7 @@ def import_relevance(path: Path, split: Split, section: config.Relevance, output
 def export_relevance(path: Path, split: Split, output: Path) -> None:
     """Write the relevance matrix of a split as the authors' `<data>-rougeL.npy`: captions x images, flattened."""
     flat = relevance.read(path, split).reshape(-1)
-    with io.atomic_file(output) as temporary:
+    with files.atomic_file(output) as temporary:
         arrays.write_rows(temporary, flat.shape, "relevance", lambda first, last: flat[first:last])
 
 
@@ -259,7 +258,7 @@ def _check_shift(path: Path, images: np.ndarray, order: np.ndarray, split: Split
 
 
 def _identify(path: Path) -> dict[str, str]:
-    return {"file": path.name, "sha256": io.sha256(path)}
+    return {"file": path.name, "sha256": provenance.sha256(path)}
 
 
 def _check_range(path: Path, theirs: np.ndarray, tolerance: float) -> None:

@@ -6,24 +6,15 @@ from typing import Annotated
 import typer
 
 from rvlr import config, log
-from rvlr.cli import App, whole
+from rvlr.cli.options import App, CaptionsPerImage, LogFile
 from rvlr.ownership import check_paths
 
 app = App()
 
 Split = Annotated[Path, typer.Option(help="The training split, .jsonl.")]
 Captions = Annotated[Path, typer.Option(help="A split (.jsonl), or the authors' JSON.")]
-CaptionsPerImage = Annotated[
-    int | None,
-    typer.Option(
-        parser=whole(1, 10**6),
-        metavar="INTEGER",
-        help="Use the first so many captions of each image, as the paper does with 5; else all.",
-    ),
-]
 Scorer = Annotated[str, typer.Option(help="What the matrix was made with: rouge-score or coco-caption.")]
 Stemmer = Annotated[bool, typer.Option("--stemmer", help="It compares word stems; rouge-score only.")]
-LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
 
 
 @app.command()
@@ -39,7 +30,8 @@ def import_checkpoint(
     log.setup(log_file)
     given = {"CHECKPOINT": checkpoint, "--vision-config": vision_config, "--text-config": text_config}
     check_paths({**given, "--log-file": log_file}, {"--output": output})
-    from rvlr.models import hub, pretrained, published, tokens
+    from rvlr.convert import checkpoint as published
+    from rvlr.models import hub, pretrained, tokens
 
     loaded = None
     if tokenizer is None:
@@ -68,7 +60,7 @@ def import_features(
     log.setup(log_file)
     given = {"--image": image, "--text": text, "--annotations": annotations, "--split": split, "--log-file": log_file}
     check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
-    from rvlr import authors_files
+    from rvlr.convert import authors_files
     from rvlr.data.records import read_split
 
     authors_files.import_features(image, text, annotations, read_split(split), output)
@@ -89,7 +81,7 @@ def export_features(
 ) -> None:
     """Write a teacher's features as the authors' code reads them, one row a caption."""
     log.setup(log_file)
-    from rvlr import authors_files
+    from rvlr.convert import authors_files
     from rvlr.data.records import read_split
 
     check_paths(
@@ -111,11 +103,12 @@ def import_relevance(
 ) -> None:
     """Turn the authors' relevance into the matrix that evaluation reads, after checking it against the scorer."""
     log.setup(log_file)
-    from rvlr import authors_files, relevance
+    from rvlr import relevance
+    from rvlr.convert import authors_files
 
     section = config.parse({"scorer": scorer, "stemmer": stemmer}, "options", config.Relevance)
     given = {"FILE": file, "--captions": captions, "--log-file": log_file}
-    check_paths(given, {"--output": relevance.files(output)})
+    check_paths(given, {"--output": relevance.outputs(output)})
     authors_files.import_relevance(file, relevance.read_captions(captions, captions_per_image), section, output)
 
 
@@ -129,7 +122,8 @@ def export_relevance(
 ) -> None:
     """Write a relevance matrix as the authors' code reads it, captions x images flattened."""
     log.setup(log_file)
-    from rvlr import authors_files, relevance
+    from rvlr import relevance
+    from rvlr.convert import authors_files
 
     check_paths({"FILE": file, "--captions": captions, "--log-file": log_file}, {"--output": output})
     authors_files.export_relevance(file, relevance.read_captions(captions, captions_per_image), output)

@@ -3,15 +3,15 @@
 typer takes the last of several values in silence, and the empty text for the folder it runs in.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-_RUN = re.compile(r"(initial|teacher|student)-[A-Za-z0-9][A-Za-z0-9._-]*")
+from rvlr.config import runs
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -29,8 +29,8 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 def run_name(text: str) -> str:
     """The `parser` of an option that names a run as the results do."""
-    if _RUN.fullmatch(text) is None:
-        raise typer.BadParameter(f"found {text[:100]!r}; give initial-, teacher- or student- and a name")
+    if runs.PATTERN.fullmatch(text) is None:
+        raise typer.BadParameter(f"found {text[:100]!r}; give {runs.ALLOWED}")
     return text
 
 
@@ -60,3 +60,17 @@ class App(typer.Typer):
     def command(self, name: str | None = None, **options: Any) -> Any:
         """As typer's."""
         return super().command(name, cls=_Command, **options)
+
+
+ConfigFile = Annotated[Path, typer.Option("--config", help="Frozen section of the configuration, YAML.")]
+LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
+Seed = Annotated[int, typer.Option(parser=whole(0, 2**31 - 1), metavar="INTEGER", help="Seed of the run.")]
+Output = Annotated[Path, typer.Option(help="What to write.")]
+CaptionsPerImage = Annotated[
+    int | None,
+    typer.Option(
+        parser=whole(1, 10**6),
+        metavar="INTEGER",
+        help="Use the first so many captions of each image, as the paper does with 5; else all.",
+    ),
+]

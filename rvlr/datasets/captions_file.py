@@ -19,31 +19,21 @@ from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
-from rvlr import io
+from rvlr import files
 from rvlr.data.records import SPLITS
 from rvlr.documents import each_key_once
-from rvlr.errors import UserError, show
+from rvlr.errors import show
+from rvlr.faults import Faults, Place
 
 KEYS = ("image", "captions", "caption", "image_id", "split")
 COLUMNS = ("image", "caption", "split", "image_id")
 SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("validation", "valid", "dev"), "val")
-FAULTS_SHOWN = 20
 
 _EXAMPLE = '{"image": "cat.jpg", "captions": ["a cat", "a grey cat asleep"]}'
 _FOREIGN = re.compile(r"[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]+://")
 _BETWEEN_RECORDS = re.compile(r"[ \t\r\n,]*")
-
-
-class Place(NamedTuple):
-    """Where something begins in a captions file: its line and, in JSON, the number of its record, from 1."""
-
-    line: int
-    record: int | None = None
-
-    def __str__(self) -> str:
-        return f"line {self.line}" if self.record is None else f"record {self.record} (line {self.line})"
 
 
 @dataclass(frozen=True)
@@ -58,43 +48,6 @@ class Entry:
     split: str | None
 
 
-class Faults:
-    """What is wrong with a captions file and its images, gathered to be shown at once. True if any."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._found: list[tuple[Place, str]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
-    def add(self, message: str, place: Place | None = None) -> None:
-        """Note a fault at `place`, or of the file as a whole."""
-        self._found.append((place or Place(0), f"{place}: {message}" if place else message))
-
-    def check(self, listing: Path | None = None) -> None:
-        """Raise UserError with the faults in the order of the file, if there are any. Those beyond the first are
-        counted, and then all are written to `listing`, if that is given."""
-        if not self._found:
-            return
-        count = len(self._found)
-        in_order = sorted(self._found, key=lambda fault: (fault[0].line, fault[0].record or 0))
-        lines = [text for _, text in in_order[:FAULTS_SHOWN]]
-        if count > FAULTS_SHOWN:
-            where = f"; all are in {listing}" if listing is not None else ""
-            lines.append(f"... and {count - FAULTS_SHOWN:,} more{where}")
-            if listing is not None:
-                io.write_text(listing, "".join(f"{text}\n" for _, text in in_order))
-        title = f"{self.path}: {count:,} fault{'s' if count > 1 else ''}; nothing was written"
-        raise UserError("\n  ".join([title, *lines]))
-
-    def fail(self, message: str, place: Place | None = None) -> NoReturn:
-        """Note a fault after which the file cannot be read further, and raise UserError with all."""
-        self.add(message, place)
-        self.check()
-        raise AssertionError("a fault was added")
-
-
 def read(path: Path) -> tuple[list[Entry], Faults]:
     """Read a captions file whose extension is one of `READERS`.
 
@@ -102,7 +55,7 @@ def read(path: Path) -> tuple[list[Entry], Faults]:
     read, is not UTF-8, not valid JSON or CSV, has a wrong CSV header or holds no record.
     """
     faults = Faults(path)
-    text = _decode(io.read_bytes(path), faults)
+    text = _decode(files.read_bytes(path), faults)
     entries, empty = [], True
     for place, fields in READERS[path.suffix.lower()](text, faults):
         empty = False

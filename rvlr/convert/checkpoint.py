@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, PreTrainedTokenizerBase
 
-from rvlr import config, io
+from rvlr import config, files, provenance
 from rvlr.errors import UserError
 from rvlr.log import logger
 from rvlr.models import build, weights
@@ -76,8 +76,8 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
     used = {key: _our_name(plain[key], text["fusion_layer"]) for key in state if key not in ignored}
     if len(set(used.values())) < len(used):
         raise UserError(f"{checkpoint}: holds some parameters twice, with and without a 'module.' or 'bert.' prefix")
-    files = {"checkpoint": checkpoint, "vision_config": vision_file, "text_config": text_file}
-    described = _model_config(files, found, student, vision, text, settings)
+    given = {"checkpoint": checkpoint, "vision_config": vision_file, "text_config": text_file}
+    described = _model_config(given, found, student, vision, text, settings)
     expected = outline(
         lambda: RetrievalModel(described), f"{vision_file} and {text_file} describe no model that can be built"
     ).state_dict()
@@ -91,16 +91,16 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
     weights.check_kinds(weights.kinds_of(state), str(checkpoint))
     model = RetrievalModel(described)
     model.load_state_dict(converted)
-    return Imported(model.eval(), used, ignored, {ours: why for ours, (_, why) in absent.items()}, files)
+    return Imported(model.eval(), used, ignored, {ours: why for ours, (_, why) in absent.items()}, given)
 
 
 def save(found: Imported, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
     """Write the model folder with `import.json`, complete or not at all, and log what became of the keys."""
-    with io.atomic_folder(output) as folder:
+    with files.atomic_folder(output) as folder:
         build.save(found.model, tokenizer, folder)
         keys = {"used": found.used, "ignored": found.ignored, "missing": found.missing}
-        sources = {name: {"file": path.name, "sha256": io.sha256(path)} for name, path in found.sources.items()}
-        io.write_json(folder / "import.json", {**keys, "sources": sources, "provenance": io.provenance()})
+        sources = {name: {"file": path.name, "sha256": provenance.sha256(path)} for name, path in found.sources.items()}
+        files.write_json(folder / "import.json", {**keys, "sources": sources, "provenance": provenance.collect()})
     logger.info("keys used: %d; import.json in %s lists them", len(found.used), output)
     for what, reasons in (("ignored", found.ignored), ("missing", found.missing)):
         groups: dict[str, list[str]] = {}
@@ -127,7 +127,7 @@ def _load(path: Path) -> tuple[State, Mapping[str, Any]]:
 
 def _read_sizes(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:
     """The JSON file of an encoder, with its sizes: whole numbers above 0, or lists of them."""
-    sizes = io.read_json(path)
+    sizes = files.read_json(path)
     wrong = [key for key, kind in keys.items() if not isinstance(sizes, dict) or not _is_size(sizes.get(key), kind)]
     if wrong:
         raise UserError(f"{path}: no sizes {', '.join(wrong)}; give the JSON file that the authors' code was given")
@@ -173,14 +173,14 @@ def _our_name(key: str, text_layers: int) -> str:
 
 
 def _model_config(
-    files: dict[str, Path],
+    given: dict[str, Path],
     found: State,
     student: bool,
     vision: dict[str, Any],
     text: dict[str, Any],
     settings: Mapping,
 ) -> RetrievalConfig:
-    checkpoint = files["checkpoint"]
+    checkpoint = given["checkpoint"]
 
     def size(key: str, axis: int) -> int:
         if key not in found or found[key].ndim != 2:
@@ -198,8 +198,8 @@ def _model_config(
     known = set(BertConfig().to_dict()) - {"architectures"}
     with_relations = student and "img_wd_proj.0.weight" in found
     return RetrievalConfig(
-        vision=config.parse(seen, str(files["vision_config"]), config.Vision).model_dump(exclude={"weights"}),
-        text=config.parse(presented, str(files["text_config"]), config.Text).model_dump(exclude={"weights", "size"}),
+        vision=config.parse(seen, str(given["vision_config"]), config.Vision).model_dump(exclude={"weights"}),
+        text=config.parse(presented, str(given["text_config"]), config.Text).model_dump(exclude={"weights", "size"}),
         bert={key: value for key, value in text.items() if key in known},
         embed_dim=size("vision_proj.weight", 0),
         fresh_heads=False,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from random import Random
 
-from rvlr.data.scene import ATTRIBUTES, COLUMNS, ROWS, Scene, Thing
+from rvlr.datasets.shapes.scene import ATTRIBUTES, COLUMNS, ROWS, Scene, Thing
 
 LEFT_OUT = ((0.0, 0.4), (0.5, 0.9))  # share of facts left out: lowest and highest, at imbalance 0 and at 1
 RELATIONAL = 0.25  # probability that two things are placed by a relation, not by their cells

@@ -16,21 +16,19 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModel, PreTrainedModel
 
-from rvlr import arrays, config, io
+from rvlr import arrays, config, files, provenance
 from rvlr.config.sections import TextFeatures
-from rvlr.data.captions_file import show
+from rvlr.data.features import PARTS, write_index
 from rvlr.data.images import evaluation_transform
-from rvlr.data.loading import Features, image_batches
+from rvlr.data.loading import image_batches
 from rvlr.data.records import Split
 from rvlr.data.text import tokenise
 from rvlr.distributed import Processes, processes
-from rvlr.errors import UserError
+from rvlr.errors import UserError, show
 from rvlr.log import logger, track
 from rvlr.models import build, hub, pretrained, tokens
 from rvlr.models.outline import outline
 from rvlr.models.vision import VisionEncoder
-
-PARTS = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def _extract(section: config.Teacher, model: Path | None, split: Split, output: 
     else:
         extractor = trained_extractor(model, accelerator.device)
         batch_size, workers = section.training.batch_size, section.training.workers
-        about = {"teacher": {"model_sha256": io.sha256(model / "model.safetensors")}}
+        about = {"teacher": {"model_sha256": provenance.sha256(model / "model.safetensors")}}
     if len(split.records) < accelerator.num_processes:
         raise UserError(f"{len(split.records)} images cannot be shared by {accelerator.num_processes} processes")
     parts = {
@@ -173,27 +171,10 @@ def _extract(section: config.Teacher, model: Path | None, split: Split, output: 
         if accelerator.is_main_process:
             (output / "index.json").unlink(missing_ok=True)  # never an old index beside new rows
             for name in parts:
-                with io.atomic_file(output / f"{name}.npy") as temporary:
+                with files.atomic_file(output / f"{name}.npy") as temporary:
                     partial[name].replace(temporary)
             write_index(output, split, **about)
             logger.info("features of %d images and %d captions in %s", len(split.records), len(split.captions), output)
-
-
-def write_index(folder: Path, split: Split, **about: Any) -> None:
-    """Write `index.json`, by which `read_features` knows the rows and what they hold; it is written last, when the rows
-    are complete."""
-    io.write_json(
-        folder / "index.json",
-        {
-            "split": split.name,
-            "split_checksum": split.checksum,
-            "image_ids": [record.image_id for record in split.records],
-            "captions_per_image": np.diff(split.offsets).tolist(),
-            "files": {name: arrays.describe(folder / f"{name}.npy") for name in PARTS},
-            **about,
-            "provenance": io.provenance(),
-        },
-    )
 
 
 @contextmanager
@@ -203,7 +184,7 @@ def _partial(output: Path, accelerator: Accelerator) -> Iterator[dict[str, Path]
     if not accelerator.is_main_process:
         yield paths
         return
-    with io.folder_of(output / "index.json"):
+    with files.folder_of(output / "index.json"):
         try:
             yield paths
         finally:
@@ -252,38 +233,3 @@ def _text_rows(extractor: Extractor, split: Split, batch_size: int, accelerator:
     starts = range(first, last, batch_size)
     for start in track(starts, "text features", len(starts), "batches"):
         yield extractor.text(split.captions[start : min(start + batch_size, last)])
-
-
-def read_features(folder: Path, split: Split) -> Features:
-    """Open stored features, (images, D_image) and (captions, D_text). Raises UserError if they do not belong to this
-    split, or hold something else than what was written."""
-    advice = "extract the features again from this data set"
-    try:
-        index = io.read_json(folder / "index.json")
-    except UserError as error:
-        raise UserError(f"{error}; {advice}") from None
-    ids = [record.image_id for record in split.records]
-    found = index.get("image_ids")
-    if not isinstance(found, list) or not isinstance(index.get("files"), dict):
-        raise UserError(f"{folder / 'index.json'}: not an index of features, or of an older version; {advice}")
-    if found != ids:
-        differs = next(
-            (row for row, (have, want) in enumerate(zip(found, ids, strict=False)) if have != want),
-            min(len(ids), len(found)),
-        )
-        raise UserError(
-            f"{folder}: features of {len(found)} images, the {split.name} split has {len(ids)}; the ids differ from "
-            f"row {differs} on; {advice}"
-        )
-    if index.get("captions_per_image") != np.diff(split.offsets).tolist():
-        raise UserError(f"{folder}: the number of captions per image differs from the {split.name} split; {advice}")
-    if index.get("split_checksum") != split.checksum:
-        raise UserError(f"{folder}: made from other captions or image files than the {split.name} split; {advice}")
-    try:
-        image, text = (
-            arrays.load(folder / f"{name}.npy", (count, None), index["files"].get(name))
-            for name, count in zip(PARTS, (len(ids), len(split.captions)), strict=True)
-        )
-    except UserError as error:
-        raise UserError(f"{error}; {advice}") from None
-    return Features(image, text)

@@ -3,7 +3,7 @@ training after hours.
 
 Enters: splits. Leaves: a stamp, a JSON file that says what was checked; or a list of the faults and no stamp. Paths
 inside splits are not trusted: those that lead out of the image root are refused. Links on the disk are followed, since
-the folders of public data sets often are links; `rvlr.data.custom` refuses those that leave its folder.
+the folders of public data sets often are links; `rvlr.datasets.custom` refuses those that leave its folder.
 """
 
 import os
@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from rvlr import environment, io
-from rvlr.data.captions_file import Faults, show
+from rvlr import environment, files, provenance
 from rvlr.data.images import ImageError, Stored, decode
 from rvlr.data.records import Split
-from rvlr.errors import UserError
+from rvlr.errors import UserError, show
+from rvlr.faults import Faults
 from rvlr.log import logger, track
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def verify(splits: Sequence[Split], stamp: Path, threads: int = THREADS) -> None
             turned += stored.turned
             size += stored.size
     faults.check(stamp.with_name(LISTING))
-    io.write_json(
+    files.write_json(
         stamp,
         {
             "images": len(names),
@@ -54,7 +54,7 @@ def verify(splits: Sequence[Split], stamp: Path, threads: int = THREADS) -> None
             "modes": dict(sorted(modes.items())),
             "turned_by_exif": turned,
             "splits": {split.name: split.checksum for split in splits},
-            "provenance": io.provenance(),
+            "provenance": provenance.collect(),
         },
     )
     logger.info("%s: all %s images can be read, %.2f GB", root, f"{len(names):,}", size / 1e9)

@@ -1,6 +1,6 @@
 """What a study needs on the disk, looked at before anything runs: own data and weights.
 
-Enters: a validated `Config`. Leaves: faults, each "key: what was found; what to do". Weights below the downloads are
+Enters: a validated `Study`. Leaves: faults, each "key: what was found; what to do". Weights below the downloads are
 left out, since they are fetched when they are needed, and so are names on the hub.
 """
 
@@ -9,12 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rvlr.config import Study, refuse
 from rvlr.config.checks import subsets, weights_of
 from rvlr.errors import UserError
 from rvlr.faults import did_you_mean
 
 
-def missing(study: Any) -> list[str]:
+def check(study: Study, source: str) -> None:
+    """Raise UserError listing what `study` needs on the disk and does not find there: own data and local weights."""
+    refuse(_missing(study), source)
+
+
+def _missing(study: Study) -> list[str]:
     """What is not there, or cannot be what it should be."""
     faults = []
     for key, weights in weights_of(study):
@@ -29,7 +35,7 @@ def missing(study: Any) -> list[str]:
     return faults + (_own_data(study) if study.dataset.kind == "custom" else [])
 
 
-def _own_data(study: Any) -> list[str]:
+def _own_data(study: Study) -> list[str]:
     """Own images and captions that are not there, and subsets for which the captions file leaves too few images."""
     dataset = study.dataset
     faults = _absent("dataset.images", dataset.images, Path.is_dir, "the folder of your images")
@@ -58,8 +64,8 @@ def _spelt(path: Path) -> str:
 
 def _test_images(dataset: Any) -> int | None:
     """How many images the test split will hold; None if the captions file has faults, which its preparation lists."""
-    from rvlr.data import captions_file
     from rvlr.data.records import split_counts
+    from rvlr.datasets import captions_file
 
     if dataset.captions.suffix.lower() not in captions_file.READERS:
         return None

@@ -22,12 +22,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
 
-from rvlr import io
-from rvlr.data.captions_file import FAULTS_SHOWN, is_blank
+from rvlr import files
 from rvlr.data.records import Record
-from rvlr.data.unpack import read_member
+from rvlr.datasets.captions_file import is_blank
 from rvlr.errors import UserError, show
-from rvlr.faults import describe
+from rvlr.faults import FAULTS_SHOWN, describe
+from rvlr.fetch.unpack import read_member
 
 MEMBER_LIMIT = 2**29  # bytes; the largest member, dataset_coco.json, has 144 million
 
@@ -54,12 +54,12 @@ class File:
     def read(self) -> bytes:
         """The content. Raises UserError if it cannot be read."""
         try:
-            io.check_file(self.path)
+            files.check_file(self.path)
         except UserError as error:
             raise UserError(f"{error}; fetch it with `rvlr data fetch {self.key}`, or {self.mend}") from None
         if self.member:
             return read_member(self.path, self.member, MEMBER_LIMIT)
-        return io.read_bytes(self.path)
+        return files.read_bytes(self.path)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
-from rvlr import io
+from rvlr import files
 from rvlr.config.sources import KNOWN, Source
 from rvlr.errors import UserError
 from rvlr.log import Progress, logger
@@ -74,7 +74,7 @@ def fetch(name: str, source: Source, target: Path, unpacked: bool = False, patie
     address gives the file, the file at hand is missing or another one, or the disk is too small.
     """
     try:
-        with io.alone(target):
+        with files.alone(target):
             if source.existing is not None:
                 _link(name, source, source.existing.absolute(), target)
             elif target.is_dir() and not target.is_symlink():
@@ -95,7 +95,7 @@ def _link(name: str, source: Source, file: Path, target: Path) -> None:
     """Check the file at hand and make `target` a link to it."""
     where = f"sources.{name}: existing: {file}"
     try:
-        io.check_file(file)
+        files.check_file(file)
     except UserError as error:
         raise UserError(f"sources.{name}: existing: {error}; {_remedy(name)}") from None
     if problem := _problem(name, source, file):
@@ -138,7 +138,7 @@ class _Transfer:
             with self.part.open("rb") as stream:
                 os.fsync(stream.fileno())
             self.part.replace(self.target)
-            io.sync(self.target.parent)
+            files.sync(self.target.parent)
             self.about.unlink(missing_ok=True)
             logger.info("sources.%s: %s is complete", self.name, self.target)
             return
@@ -206,7 +206,7 @@ class _Transfer:
                 self._discard()
             validator = _validator(answer) or validator  # an answer with a range may leave out the date
             self._check_room(total, kept)
-            io.write_json(self.about, {"address": address, "total": total, "validator": validator})
+            files.write_json(self.about, {"address": address, "total": total, "validator": validator})
             logger.info("sources.%s: fetching %s from byte %s", self.name, _shown(address), f"{kept:,}")
             self.start = kept
             progress = Progress(f"fetching {self.name}", total, "B", start=kept)
@@ -223,7 +223,7 @@ class _Transfer:
         if not kept or not self.about.exists():
             return {}
         try:
-            return io.read_json(self.about)
+            return files.read_json(self.about)
         except UserError as error:
             logger.warning("sources.%s: %s; removed", self.name, error)
             self.about.unlink()

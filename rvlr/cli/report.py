@@ -1,0 +1,89 @@
+"""`rvlr summarise`, `rvlr plot-...` and `rvlr draw-sheets`: tables and figures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rvlr import files, log
+from rvlr.cli.options import App, LogFile, Output, whole
+from rvlr.ownership import check_paths
+
+app = App()
+
+
+@app.command()
+def summarise(
+    evaluations: Annotated[list[Path], typer.Argument(help="Result files, eval/test.json of each run and seed.")],
+    csv: Annotated[Path, typer.Option(help="Every number, one row a run and protocol.")],
+    comparisons: Annotated[Path, typer.Option(help="Differences between trained runs, one row a pair and metric.")],
+    markdown: Annotated[Path, typer.Option(help="The tables for people.")],
+    text: Annotated[Path, typer.Option(help="The table for the terminal.")],
+    log_file: LogFile = None,
+) -> None:
+    """Mean and standard deviation over seeds, and differences between trained runs, as tables."""
+    log.setup(log_file)
+    check_paths(
+        {"EVALUATIONS": evaluations, "--log-file": log_file},
+        {"--csv": csv, "--comparisons": comparisons, "--markdown": markdown, "--text": text},
+    )
+    from rvlr.report import results, tables
+
+    found = results.read(evaluations)
+    tables.summarise(found, csv, comparisons, markdown)
+    files.write_text(text, tables.table(found))
+
+
+@app.command()
+def plot_losses(
+    metrics: Annotated[list[Path], typer.Argument(help="metrics.jsonl of each run.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Draw the loss curves of runs, named by the folders of their metrics.jsonl."""
+    log.setup(log_file)
+    check_paths({"METRICS": metrics, "--log-file": log_file}, {"--output": output})
+    from rvlr.report import figures
+
+    figures.plot_losses(figures.named_by_folder(metrics), output)
+
+
+@app.command()
+def plot_three_ways(
+    evaluations: Annotated[list[Path], typer.Argument(help="Result files, eval/test.json of each run and seed.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Draw the three ways of retrieval as bars."""
+    log.setup(log_file)
+    check_paths({"EVALUATIONS": evaluations, "--log-file": log_file}, {"--output": output})
+    from rvlr.report import figures, results
+
+    figures.plot_three_ways(results.read(evaluations), output)
+
+
+@app.command()
+def draw_sheets(
+    rankings: Annotated[Path, typer.Option(help="eval/rankings.npz of a run.")],
+    split: Annotated[Path, typer.Option(help="The split it ranks, .jsonl.")],
+    run: Annotated[str, typer.Option(help="Name of the run, for the title.")],
+    queries: Annotated[
+        int, typer.Option(parser=whole(0, 50), metavar="INTEGER", help="How many queries of each direction to show.")
+    ],
+    cross_modal: Annotated[Path, typer.Option(help="What to write: image<->text.")],
+    single_modal: Annotated[Path, typer.Option(help="What to write: image->image, text->text.")],
+    log_file: LogFile = None,
+) -> None:
+    """Draw what a run retrieves for some queries."""
+    log.setup(log_file)
+    check_paths(
+        {"--rankings": rankings, "--split": split, "--log-file": log_file},
+        {"--cross-modal": cross_modal, "--single-modal": single_modal},
+    )
+    from rvlr.data.records import read_split
+    from rvlr.report import records, sheets
+
+    ranked = read_split(split)
+    records.check_rankings(rankings, run, ranked.checksum)
+    sheets.draw_cross_modal(rankings, ranked, queries, cross_modal, run)
+    sheets.draw_single_modal(rankings, ranked, queries, single_modal, run)

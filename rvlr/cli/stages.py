@@ -1,0 +1,217 @@
+"""`rvlr STAGE`: every stage from splits to evaluations.
+
+Stages import what they need when they run, so that checking a configuration does not load PyTorch.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rvlr import config, log
+from rvlr.cli.options import App, CaptionsPerImage, ConfigFile, LogFile, Output, Seed, run_name
+from rvlr.config.sources import KNOWN
+from rvlr.errors import UserError
+from rvlr.ownership import check_apart, check_paths
+
+app = App()
+
+
+@app.command()
+def prepare(
+    config_file: ConfigFile,
+    output: Output,
+    downloads: Annotated[Path, typer.Option(help="Folder of what was fetched.")] = config.DOWNLOADS,
+    relevance: Annotated[
+        Path | None,
+        typer.Option(help="Frozen relevance section, YAML: refuse captions that its scorer finds no words in."),
+    ] = None,
+    log_file: LogFile = None,
+) -> None:
+    """Make the splits of a data set: OUTPUT/splits, and OUTPUT/images where the images are made here."""
+    log.setup(log_file)
+    section = config.load(config_file, config.Dataset)
+    check = None
+    if relevance is not None:
+        from rvlr.relevance import check_words
+
+        where = str(section.captions) if section.kind == "custom" else section.name
+        check = partial(check_words, section=config.load(relevance, config.Relevance), where=where)
+    from rvlr.data.records import split_files
+
+    given = {"--config": config_file, "--relevance": relevance, "--log-file": log_file}
+    if section.kind == "shapes":
+        from rvlr.datasets import shapes
+
+        check_paths(given, {"--output": [*split_files(output / "splits"), output / "images"]})
+        shapes.prepare(section, output)
+    elif section.kind == "custom":
+        from rvlr.datasets import custom
+
+        given |= {"dataset.images": section.images, "dataset.captions": section.captions}
+        check_paths(given, {"--output": split_files(output / "splits")})
+        custom.prepare(section, output, check)
+    else:
+        from rvlr.datasets import public
+
+        annotations = {name: downloads / KNOWN[name].file for name in public.annotation_sources(section)}
+        check_paths({**given, "--downloads": annotations.values()}, {"--output": split_files(output / "splits")})
+        public.prepare(section, annotations, str((downloads / section.kind / "images").absolute()), output, check)
+
+
+@app.command()
+def relevance(
+    captions: Annotated[Path, typer.Option(help="A split (.jsonl), or the authors' JSON.")],
+    output: Output,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="Frozen section of the configuration, YAML; or the options below.")
+    ] = None,
+    scorer: Annotated[str | None, typer.Option(help="rouge-score (the default) or coco-caption.")] = None,
+    stemmer: Annotated[bool, typer.Option("--stemmer", help="Compare word stems; rouge-score only.")] = False,
+    captions_per_image: CaptionsPerImage = None,
+    log_file: LogFile = None,
+) -> None:
+    """Compute the ROUGE-L relevance matrix, captions x images."""
+    log.setup(log_file)
+    if config_file is not None and (scorer or stemmer):
+        raise UserError("--config names the scorer already; give either it or --scorer and --stemmer")
+    from rvlr import relevance as stage
+
+    if config_file is not None:
+        section = config.load(config_file, config.Relevance)
+    else:
+        section = config.parse({"scorer": scorer or "rouge-score", "stemmer": stemmer}, "options", config.Relevance)
+    given = {"--captions": captions, "--config": config_file, "--log-file": log_file}
+    check_paths(given, {"--output": stage.outputs(output)})
+    stage.write(stage.read_captions(captions, captions_per_image), section, output)
+
+
+@app.command()
+def initialise(
+    config_file: ConfigFile,
+    seed: Seed,
+    split: Annotated[Path, typer.Option(help="The training split, for a vocabulary.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Build the model that training starts from."""
+    log.setup(log_file)
+    check_paths({"--config": config_file, "--split": split, "--log-file": log_file}, {"--output": output})
+    from rvlr.data.records import read_split
+    from rvlr.models import build
+
+    build.initialise(config.load(config_file, config.Model), seed, read_split(split).captions, output)
+
+
+@app.command()
+def train_teacher(
+    config_file: ConfigFile,
+    seed: Seed,
+    start_model: Annotated[Path, typer.Option(help="Model folder to start from.")],
+    splits: Annotated[Path, typer.Option(help="Folder of the splits.")],
+    resume: Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Stage 1: train a teacher with contrast and matching."""
+    log.setup(log_file)
+    section = config.load(config_file, config.TrainedTeacher)
+    _train(section, seed, config_file, start_model, splits, None, resume, output, log_file)
+
+
+@app.command()
+def train_student(
+    config_file: ConfigFile,
+    seed: Seed,
+    start_model: Annotated[Path, typer.Option(help="Model folder to start from.")],
+    splits: Annotated[Path, typer.Option(help="Folder of the splits.")],
+    features: Annotated[Path, typer.Option(help="Folder of the teacher's features.")],
+    resume: Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Stage 2: train a student that also distils a teacher's features."""
+    log.setup(log_file)
+    section = config.load(config_file, config.Student)
+    _train(section, seed, config_file, start_model, splits, features, resume, output, log_file)
+
+
+def _train(
+    section: config.TrainedTeacher | config.Student,
+    seed: int,
+    config_file: Path,
+    start_model: Path,
+    splits: Path,
+    features: Path | None,
+    resume: Path,
+    output: Path,
+    log_file: Path | None,
+) -> None:
+    given = {"--config": config_file, "--start-model": start_model, "--splits": splits, "--features": features}
+    made = [output / name for name in ("model", "metrics.jsonl", "config.yaml", "tensorboard")]
+    check_apart({**given, "--log-file": log_file}, {"--resume": resume, "--output": made})
+    check_paths({}, {"--output": made})
+    from rvlr import launch
+    from rvlr.training import folders
+
+    folders.check_resume(resume)
+    folders.check_output(output)
+    launch.spread(section.training.processes)
+    from rvlr.training import stage
+
+    stage.train(section, seed, stage.Paths(start_model, splits, features, resume, output))
+
+
+@app.command()
+def extract(
+    config_file: ConfigFile,
+    split: Annotated[Path, typer.Option(help="The split to extract features of, .jsonl.")],
+    output: Output,
+    model: Annotated[Path | None, typer.Option(help="Model folder of a trained teacher.")] = None,
+    log_file: LogFile = None,
+) -> None:
+    """Store a teacher's single-modal features of a split."""
+    log.setup(log_file)
+    section = config.load(config_file, config.Teacher)
+    trained = isinstance(section, config.TrainedTeacher)
+    if trained and model is None:
+        raise UserError(f"--model is missing: {config_file} is a trained teacher's section, so give its model folder")
+    if not trained and model is not None:
+        raise UserError(f"--model: {config_file} is a pair of single-modal models, which needs none; leave it out")
+    given = {"--config": config_file, "--split": split, "--model": model, "--log-file": log_file}
+    check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
+    from rvlr import launch
+
+    launch.spread(section.training.processes if trained else section.processes)
+    from rvlr import extraction
+    from rvlr.data.records import read_split
+
+    extraction.extract(section, model, read_split(split), output)
+
+
+@app.command()
+def evaluate(
+    config_file: ConfigFile,
+    run: Annotated[
+        str,
+        typer.Option(parser=run_name, metavar="RUN", help="Name of the run in the results, such as student-rvlr."),
+    ],
+    seed: Seed,
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    split: Annotated[Path, typer.Option(help="The split to evaluate on, .jsonl.")],
+    relevance: Annotated[Path, typer.Option(help="Relevance matrix of that split, .npy.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Evaluate a model three ways; writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
+    log.setup(log_file)
+    section = config.load(config_file, config.Scoring)
+    given = {"--config": config_file, "--model": model, "--split": split, "--relevance": relevance}
+    made = [output / f"{split.stem}.json", output / "rankings.npz"]
+    check_paths({**given, "--log-file": log_file}, {"--output": made})
+    from rvlr import devices
+    from rvlr.evaluation import stage
+
+    devices.lease(1)
+    stage.evaluate(section, run, seed, model, split, relevance, output)

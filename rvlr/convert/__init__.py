@@ -1,0 +1,1 @@
+"""The authors' files, read and written: checkpoints, teacher features, relevance."""

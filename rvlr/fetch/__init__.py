@@ -1,0 +1,1 @@
+"""Fetching: files, archives and folders of images."""
