@@ -174,11 +174,10 @@ _NO_OPTIONS = (
 """Arguments of `timm.create_model` that load something, or that are set by us."""
 
 
-class Vision(Section):
-    """A timm backbone and how images are presented to it."""
+class VisionSettings(Section):
+    """A timm backbone and how images are presented to it: what travels with a model."""
 
     name: PlainText = "swin_base_patch4_window12_384"
-    weights: Literal["random", "pretrained"] | UserPath = "random"
     options: Annotated[dict[PlainText, Any], AfterValidator(plain_values)] = {}
     image_size: Annotated[int, _pixels(16, 2048), NUMBER] = 384
     mean: Triple = (0.48145466, 0.4578275, 0.40821073)
@@ -208,6 +207,12 @@ class Vision(Section):
         return value
 
 
+class Vision(VisionSettings):
+    """A vision encoder and the weights that it starts from."""
+
+    weights: Literal["random", "pretrained"] | UserPath = "random"
+
+
 class BertSize(Section):
     """Sizes of a text encoder that starts from random weights; the names are those of transformers' BertConfig."""
 
@@ -228,16 +233,21 @@ class BertSize(Section):
         return self
 
 
-class Text(Section):
-    """A BERT, cut into text layers and fusion layers."""
+class TextSettings(Section):
+    """A BERT, cut in two, and how captions are presented to it: what travels with a model."""
 
-    weights: Literal["random"] | PlainText = "bert-base-uncased"
-    size: BertSize | None = None
     text_layers: Layers = 6
     fusion_layers: Layers = 6
     max_tokens: Tokens = 40
     max_words: Words = 30
     frozen: bool = False
+
+
+class Text(TextSettings):
+    """A text encoder and the weights, or the size, that it starts from."""
+
+    weights: Literal["random"] | PlainText = "bert-base-uncased"
+    size: BertSize | None = None
 
     @model_validator(mode="after")
     def _size_belongs_to_random(self) -> Self:
