@@ -1,22 +1,29 @@
-"""Files between stages: complete or absent, and each says what made it.
+"""Files between stages: complete or absent. The only owner of temporary names, of renaming and of locks.
 
-Everything is written under a temporary name beside its target, flushed to disk and renamed. What `rvlr` did not make is
-never replaced, see `rvlr.ownership`.
+A file or folder is written under a temporary name beside its target, flushed to the disk and renamed. It gets the
+permissions that the user's umask gives, even if a library writes it with others. What `rvlr` did not make is never
+replaced, see `rvlr.ownership`.
+
+Three ways to write:
+
+- `atomic_file` and `atomic_folder`: written in one go; what a killed process left is removed by the next one;
+- `unfinished` and `put`: for work of hours that a later run resumes. The caller writes at `unfinished(path)`, with
+  `path` locked (`alone`), and flushes it; then `put` gives it its name;
+- `link`: a link in place of a file.
 """
 
 import errno
+import fcntl
 import glob
 import json
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import IO, Any
 
 from rvlr import documents, ownership
 from rvlr.errors import UserError
@@ -24,7 +31,7 @@ from rvlr.log import logger
 
 
 def sync(path: Path) -> None:
-    """Have the system write a file, or the names in a folder, to the disk now."""
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -32,18 +39,54 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _clear_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it; a path has one writer at a time."""
+# --- locks --------------------------------------------------------------------------------------------------------
+
+
+def try_lock(file: int | IO[bytes]) -> bool:
+    """Lock an open file, or its descriptor, unless another process has locked it. Returns whether this process has the
+    lock. The system frees a lock when the file is closed, and so however a process ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Lock a file or folder that is to be made; while another process has the lock, log that and wait.
+
+    The lock is the file `.NAME.lock` beside `path`, whose folder is made if need be. It holds the process id of its
+    owner, and stays. Raises OSError if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a+b", buffering=0) as lock:
+        if not try_lock(lock):
+            lock.seek(0)
+            owner = f"process {number}" if (number := lock.read().decode()) else "another process"
+            logger.warning("%s: %s is at work on it; waiting for it to end", path, owner)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode())
+        yield
+
+
+# --- complete or absent -------------------------------------------------------------------------------------------
+
+
+def _temporary(path: Path) -> Path:
+    """A new name beside `path`, after removing what killed writers of `path` left; a path has one writer at a time."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
-        if leftover.is_dir():
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}{path.suffix}")
 
 
 @contextmanager
 def folder_of(path: Path) -> Iterator[None]:
-    """Make the folder of `path` and those above it; on failure those that were made and are empty are removed again."""
+    """Make the folder of `path` and those above it. On failure, those that were made and are empty are removed."""
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -56,77 +99,78 @@ def folder_of(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold the lock of a file or folder to be made, whose folder is made if need be; wait for it, and say so, while
-    another process does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        logger.info("%s: another process is making it; waiting", path)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def atomic_file(path: Path, ledger: bool = True) -> Iterator[Path]:
+    """Yield the path of an empty temporary file, which may be replaced. On success it is flushed to the disk and
+    renamed to `path`, otherwise removed.
 
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; on success it is fsynced and renamed to `path`, otherwise removed. Raises UserError if
-    there is a file at `path` that `rvlr` did not make."""
-    ownership.check(path)
+    ledger: list the file as made by `rvlr`, and raise UserError if there is a file at `path` that `rvlr` did not make.
+    """
+    if ledger:
+        ownership.check(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     with folder_of(path):
-        _clear_leftovers(path)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", suffix=path.suffix, dir=path.parent)
-        os.close(descriptor)
-        temporary = Path(name)
+        temporary = _temporary(path)
         try:
+            temporary.touch(exist_ok=False)
+            mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             sync(temporary)
-            ownership.record(path)
-            temporary.replace(path)
-            sync(path.parent)
+            if ledger:
+                ownership.record(path)
+            put(temporary, path)
         except OSError as error:
             if error.filename is None:  # the system does not name the file that it could not write to
                 error.filename = str(path)
             raise
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # of a file system that became read-only
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder; on success its files are fsynced and it takes the place of `path`. Raises UserError if
-    there is something at `path` that `rvlr` did not make."""
+    """Yield the path of an empty temporary folder. On success its files are flushed to the disk and the folder takes
+    the place of `path`. Raises UserError if there is something at `path` that `rvlr` did not make."""
     ownership.check(path)
     with folder_of(path):
-        _clear_leftovers(path)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
+        temporary = _temporary(path)
         try:
+            temporary.mkdir()
+            mode = stat.S_IMODE(temporary.stat().st_mode) & 0o666
             yield temporary
-            temporary.chmod(0o755)
             ownership.record_folder(temporary)
             for file in temporary.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    file.chmod(mode)
                 sync(file)
-            replace_folder(temporary, path)
+            ownership.check(path)
+            put(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_folder(made: Path, path: Path) -> None:
-    """Let a complete folder take the place of `path`. Raises UserError if that holds something that `rvlr` did not
-    make."""
-    ownership.check(path)
+def unfinished(path: Path) -> Path:
+    """Where the unfinished content of `path` lies from one run to the next: `.NAME.partial` beside it."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def put(made: Path, path: Path) -> None:
+    """Let a file or folder that is complete and on the disk take the place of `path`, whatever is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
+    elif made.is_dir():  # which cannot replace a file by itself
         path.unlink(missing_ok=True)
     made.replace(path)
+    sync(path.parent)
+
+
+def link(path: Path, target: Path) -> None:
+    """Make `path` a link to `target`, in place of a file or another link. Raises OSError if there is a folder."""
+    temporary = _temporary(path)
+    temporary.symlink_to(target)
+    temporary.replace(path)
     sync(path.parent)
 
 

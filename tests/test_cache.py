@@ -126,7 +126,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> 
     names = noisy(tmp_path / "images", 120)
     records = [Record(name, name, ("a dog",)) for name in names]
     write_splits(tmp_path / "splits", {"train": records, "val": [], "test": []}, str(tmp_path / "images"))
-    folder, unfinished = tmp_path / "cache", tmp_path / ".partial-cache/images"
+    folder, unfinished = tmp_path / "cache", tmp_path / ".cache.partial/images"
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "splits/train.jsonl"), str(folder)]
     process = subprocess.Popen(command)
     while len(list(unfinished.glob("*/*.jpg"))) < 10:
@@ -162,7 +162,7 @@ def test_faults_are_listed_and_the_rest_is_kept(root: Path, tmp_path: Path) -> N
 
     (root / "large.jpg").write_bytes(sound)
     shutil.copy(root / "turned.jpg", root / "small.jpg")
-    kept = (tmp_path / ".partial-cache/images/turned.jpg").stat().st_ino
+    kept = (tmp_path / ".cache.partial/images/turned.jpg").stat().st_ino
     cache.build([split(root, names)], SECTION, folder)
     assert (folder / "turned.jpg").stat().st_ino == kept
     assert len(contents(folder)) == len(names) + 1
@@ -188,7 +188,7 @@ def test_too_small_a_disk_is_told_before_it_is_full(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
     with pytest.raises(UserError, match=r"4 images more need about .* GB \(estimated from 3\), 0.0 GB are free"):
         cache.build([split(root, list(SIZES))], SECTION, tmp_path / "cache")
-    assert len(list((tmp_path / ".partial-cache/images").rglob("*.*"))) == 3
+    assert len(list((tmp_path / ".cache.partial/images").rglob("*.*"))) == 3
 
 
 def test_image_that_the_format_cannot_hold(root: Path, tmp_path: Path) -> None:
@@ -223,5 +223,5 @@ def test_names_that_the_cache_cannot_hold(root: Path, tmp_path: Path, name: str,
 
 def test_a_folder_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be written: .*; mend that and run again to go on"):
+    with pytest.raises(UserError, match=r"cannot be written: .*; fix that and run again to resume"):
         cache.build([split(root, ["large.jpg"])], SECTION, tmp_path / "file/cache")

@@ -225,7 +225,7 @@ def test_next_run_goes_on_or_starts_anew(
     then = then or dataclasses.replace(first, cut=None)
     address = server.address(first)
     failure(target, address, patience=ONCE)
-    kept = target.with_name(f".{target.name}.part").stat().st_size
+    kept = target.with_name(f".{target.name}.partial").stat().st_size
     assert 0 < kept <= 500_000
     server.address(then)
     fetch(target, address)
@@ -253,7 +253,7 @@ def test_part_goes_to_another_mirror_only_if_the_checksum_is_known(server: Serve
 
 def test_whole_part_of_an_address_no_longer_given_is_not_taken(server: Server, target: Path) -> None:
     failure(target, server.address(Answer(OTHER, cut=500_000), path="/old.zip"), patience=ONCE)
-    target.with_name(f".{target.name}.part").write_bytes(OTHER)
+    target.with_name(f".{target.name}.partial").write_bytes(OTHER)
     fetch(target, server.address())
     assert target.read_bytes() == BODY
 
@@ -279,7 +279,7 @@ def test_part_that_proves_wrong_is_fetched_anew_from_the_same_address(server: Se
 @pytest.mark.parametrize("length", [len(BODY), len(BODY) + 5])
 def test_part_as_long_as_the_file_or_longer(server: Server, target: Path, length: int) -> None:
     failure(target, server.address(Answer(cut=500_000)), patience=ONCE)
-    target.with_name(f".{target.name}.part").write_bytes((BODY + b"extra")[:length])
+    target.with_name(f".{target.name}.partial").write_bytes((BODY + b"extra")[:length])
     fetch(target, server.address())
     assert target.read_bytes() == BODY
     assert len(server.requests) == (1 if length == len(BODY) else 3)  # the longer one meets a 416 first
@@ -350,7 +350,7 @@ def test_existing_file_becomes_a_link(target: Path, tmp_path: Path, monkeypatch:
         fetch(target, existing=given, size=len(BODY), checksum=MD5)
         assert target.readlink() == tmp_path / "mine.zip"
     (tmp_path / "other.zip").write_bytes(OTHER)
-    target.with_name(f".{target.name}.link").symlink_to("gone")  # what a killed process leaves
+    target.with_name(f".{target.name}.tmp-0.zip").symlink_to("gone")  # what a killed process leaves
     fetch(target, existing="other.zip")
     assert target.read_bytes() == OTHER
     assert not beside(target)
@@ -376,7 +376,7 @@ def test_existing_file_at_fault(target: Path, tmp_path: Path, given: str, source
 def test_killed_process_leaves_a_part_that_the_next_one_goes_on_from(
     server: Server, target: Path, tmp_path: Path
 ) -> None:
-    part = target.with_name(f".{target.name}.part")
+    part = target.with_name(f".{target.name}.partial")
     address = server.address(Answer(hold=700_000), Answer())
     fetcher = Fetcher(address, target, tmp_path / "log")
     fetcher.wait_for(lambda: part.exists() and part.stat().st_size > 500_000)
@@ -395,7 +395,7 @@ def test_two_processes_fetch_once(server: Server, target: Path, tmp_path: Path) 
     first = Fetcher(address, target, tmp_path / "first.log")
     first.wait_for(lambda: len(server.requests) == 1)
     second = Fetcher(address, target, tmp_path / "second.log")
-    second.wait_for(lambda: second.log.exists() and "another process is making it; waiting" in second.log.read_text())
+    second.wait_for(lambda: second.log.exists() and "is at work on it; waiting for it to end" in second.log.read_text())
     server.release.set()
     assert first.process.wait(60) == second.process.wait(60) == 0
     assert target.read_bytes() == BODY
@@ -414,7 +414,7 @@ def test_progress_tells_bytes_in_units(
 def test_part_that_is_a_link_is_not_written_through(server: Server, target: Path, tmp_path: Path) -> None:
     target.parent.mkdir()
     (tmp_path / "mine.txt").write_text("my own")
-    target.with_name(f".{target.name}.part").symlink_to(tmp_path / "mine.txt")
+    target.with_name(f".{target.name}.partial").symlink_to(tmp_path / "mine.txt")
     fetch(target, server.address(), checksum=MD5)
     assert target.read_bytes() == BODY
     assert (tmp_path / "mine.txt").read_text() == "my own"
@@ -423,8 +423,8 @@ def test_part_that_is_a_link_is_not_written_through(server: Server, target: Path
 @pytest.mark.parametrize("said", ['{"addr', "[1]", ""])
 def test_damaged_note_beside_a_part_is_not_used(server: Server, target: Path, said: str) -> None:
     target.parent.mkdir()
-    target.with_name(f".{target.name}.part").write_bytes(BODY[:1000])
-    target.with_name(f".{target.name}.part.json").write_text(said)
+    target.with_name(f".{target.name}.partial").write_bytes(BODY[:1000])
+    target.with_name(f".{target.name}.partial.json").write_text(said)
     fetch(target, server.address(), checksum=MD5)
     assert target.read_bytes() == BODY
     assert not beside(target)

@@ -151,7 +151,7 @@ def test_two_at_once(many: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", CODE, str(many), str(folder)]
     second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        assert "another process is making it; waiting" in second.stderr.readline()
+        assert "is at work on it; waiting for it to end" in second.stderr.readline()
         assert second.poll() is None
     finally:
         first.send_signal(signal.SIGCONT)
@@ -185,7 +185,7 @@ def test_places_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone.zip: No such file or directory; put a readable archive there"):
         unpack.unpack_images(tmp_path / "gone.zip", tmp_path / "train")
     archive = make_zip(tmp_path / "a.zip", [("a.jpg", NOISE)])
-    with pytest.raises(UserError, match=r"a.zip: cannot be unpacked into .*a.zip/train: .*mend this and run again"):
+    with pytest.raises(UserError, match=r"a.zip: cannot be unpacked into .*a.zip/train: .*fix this and run again"):
         unpack.unpack_images(archive, archive / "train")
 
 

@@ -5,8 +5,8 @@ their image root, upright, RGB, its short side `short_side` pixels or less, and 
 The content tells the codec: a file may still be called .png. An image that is small enough, upright, RGB and of the
 wanted format already is copied byte for byte.
 
-A build that was stopped leaves its finished images in `.partial-FOLDER` beside the folder, and goes on from there if
-splits and settings are the same. Paths inside splits are not trusted: nothing is written outside the folder.
+A build that was stopped leaves its finished images in `.FOLDER.partial` beside the folder. The next build with the same
+splits and settings resumes from there. Paths inside splits are not trusted: nothing is written outside the folder.
 """
 
 import shutil
@@ -48,7 +48,7 @@ def build(splits: Sequence[Split], section: config.Cache, folder: Path, threads:
         "splits": {split.name: split.checksum for split in splits},
         "pillow": PIL.__version__,
     }
-    unfinished = folder.with_name(f".partial-{folder.name}")
+    unfinished = files.unfinished(folder)
     found: dict[str, ImageError | None] = {}
     try:
         images, writing = _resume(unfinished, about)
@@ -59,7 +59,7 @@ def build(splits: Sequence[Split], section: config.Cache, folder: Path, threads:
         _check_space(images, sample, len(rest))
         found.update(zip(rest, in_threads(scale, rest, threads, "cache images"), strict=True))
     except OSError as error:
-        raise UserError(f"{unfinished}: cannot be written: {error}; mend that and run again to go on") from error
+        raise UserError(f"{unfinished}: cannot be written: {error}; fix that and run again to resume") from error
     faults = Faults(root)
     for name in names:
         if found.get(name) is not None:
@@ -70,7 +70,8 @@ def build(splits: Sequence[Split], section: config.Cache, folder: Path, threads:
     about |= {"images": len(names), "bytes": size, "provenance": provenance.collect()}
     files.write_json(images / _ABOUT, about)
     ownership.record_folder(images)
-    files.replace_folder(images, folder)
+    ownership.check(folder)
+    files.put(images, folder)
     shutil.rmtree(unfinished)
     logger.info("%s: %s images, %.2f GB", folder, f"{len(names):,}", size / 1e9)
 

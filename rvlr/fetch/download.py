@@ -1,12 +1,11 @@
 """Fetching: from the source of one file, its addresses or a file at hand, to a complete and checked target.
 
-On the way three files lie beside the target NAME: `.NAME.part` holds what has come, `.NAME.part.json` what the server
-said of the file, `.NAME.lock` makes a second process wait. A broken transfer goes on from its last byte (RFC 9110,
-sections 13.1.5 and 14), even after a kill.
+Meanwhile three files lie beside the target NAME: `.NAME.partial` holds the bytes that have come, `.NAME.partial.json`
+what the server said of the file, and `.NAME.lock` makes a second process wait. A broken transfer resumes from its last
+byte (RFC 9110, sections 13.1.5 and 14), even after a kill.
 """
 
 import hashlib
-import os
 import re
 import shutil
 import ssl
@@ -88,7 +87,7 @@ def fetch(name: str, source: Source, target: Path, unpacked: bool = False, patie
                 )
     except OSError as error:
         where = error.filename or target.parent
-        raise UserError(f"sources.{name}: {where}: {error.strerror or error}; mend this and run again") from error
+        raise UserError(f"sources.{name}: {where}: {error.strerror or error}; fix this and run again") from error
 
 
 def _link(name: str, source: Source, file: Path, target: Path) -> None:
@@ -104,10 +103,7 @@ def _link(name: str, source: Source, file: Path, target: Path) -> None:
         return
     if target.exists() and not target.is_symlink():
         raise UserError(f"{where}: {target} is a file already; delete that file to use the other, or drop `existing`")
-    link = target.with_name(f".{target.name}.link")
-    link.unlink(missing_ok=True)
-    link.symlink_to(file)
-    link.replace(target)
+    files.link(target, file)
     logger.info("sources.%s: %s links to %s", name, target, file)
 
 
@@ -116,8 +112,8 @@ class _Transfer:
 
     def __init__(self, name: str, source: Source, target: Path, unpacked: bool, patience: Patience) -> None:
         self.name, self.source, self.target, self.unpacked, self.patience = name, source, target, unpacked, patience
-        self.part = target.with_name(f".{target.name}.part")
-        self.about = target.with_name(f".{target.name}.part.json")
+        self.part = files.unfinished(target)
+        self.about = self.part.with_name(f"{self.part.name}.json")
         self.inherited = False  # the part holds bytes of an earlier run or another address
         self.start = 0  # the byte from which this attempt went on
         self.back_off = wait_random_exponential(multiplier=patience.back_off, max=patience.longest_wait)
@@ -135,10 +131,8 @@ class _Transfer:
                 failures.append(f"\n  {_shown(address)}: {error}")
                 logger.warning("sources.%s: %s: %s", self.name, _shown(address), error)
                 continue
-            with self.part.open("rb") as stream:
-                os.fsync(stream.fileno())
-            self.part.replace(self.target)
-            files.sync(self.target.parent)
+            files.sync(self.part)
+            files.put(self.part, self.target)
             self.about.unlink(missing_ok=True)
             logger.info("sources.%s: %s is complete", self.name, self.target)
             return

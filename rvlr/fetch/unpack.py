@@ -81,7 +81,7 @@ def unpack_images(archive: Path, folder: Path, images: int | None = None) -> Non
                 _unpack(archive, file, folder, images)
     except OSError as error:
         raise UserError(
-            f"{archive}: cannot be unpacked into {folder}: {error}; mend this and run again, which goes on from here"
+            f"{archive}: cannot be unpacked into {folder}: {error}; fix this and run again, which resumes from here"
         ) from error
 
 
@@ -107,10 +107,7 @@ def link_images(existing: Path, folder: Path) -> None:
             return
         if folder.exists() and not folder.is_symlink():
             raise UserError(f"{folder}: is there already and is no link; delete it to use the images in {target}")
-        temporary = folder.with_name(f".{folder.name}.link")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(target)
-        temporary.replace(folder)
+        files.link(folder, target)
 
 
 def check_images(folder: Path, images: int | None) -> None:
@@ -151,7 +148,7 @@ def read_member(archive: Path, name: str, limit: int) -> bytes:
 
 def _unpack(archive: Path, file: IO[bytes], folder: Path, images: int | None) -> None:
     """Check all members, then write those that an earlier run did not, and give the folder its name."""
-    unfinished = folder.with_name(f".{folder.name}.partial")
+    unfinished = files.unfinished(folder)
     with _reading(archive):
         is_zip = file.read(4) in (b"PK\3\4", b"PK\5\6")
         file.seek(0)
@@ -176,7 +173,7 @@ def _unpack(archive: Path, file: IO[bytes], folder: Path, images: int | None) ->
     finally:
         pool.shutdown(cancel_futures=True)
     os.sync()  # one for all: flushing 80,000 files one by one can take an hour
-    unfinished.rename(folder)
+    files.put(unfinished, folder)
     logger.info("%s: %s images", folder, f"{len(members):,}")
 
 
