@@ -135,8 +135,7 @@ def extract(section: config.Teacher, model: Path | None, split: Split, output: P
 
     model: the folder of a trained teacher, None for a pair of single-modal models.
     """
-    single_modal = isinstance(section, config.SingleModalTeacher)
-    with processes(section.processes if single_modal else section.training.processes) as group:
+    with processes(section.processes) as group:
         _extract(section, model, split, output, group)
 
 
@@ -144,17 +143,15 @@ def _extract(section: config.Teacher, model: Path | None, split: Split, output: 
     accelerator = group.accelerator
     if isinstance(section, config.SingleModalTeacher):
         extractor = single_modal_extractor(section, accelerator.device, split.captions)
-        batch_size, workers = section.batch_size, section.workers
         about: dict[str, Any] = {"teacher": section.model_dump(mode="json")}
     else:
         extractor = trained_extractor(model, accelerator.device)
-        batch_size, workers = section.training.batch_size, section.training.workers
         about = {"teacher": {"model_sha256": provenance.sha256(model / "model.safetensors")}}
     if len(split.records) < accelerator.num_processes:
         raise UserError(f"{len(split.records)} images cannot be shared by {accelerator.num_processes} processes")
     parts = {
-        "image": (len(split.records), _image_rows(extractor, split, batch_size, workers, accelerator)),
-        "text": (len(split.captions), _text_rows(extractor, split, batch_size, accelerator)),
+        "image": (len(split.records), _image_rows(extractor, split, section.batch_size, section.workers, accelerator)),
+        "text": (len(split.captions), _text_rows(extractor, split, section.batch_size, accelerator)),
     }
     with _partial(output, accelerator) as partial:
         for name, (count, rows) in parts.items():

@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.1
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def spread(processes: int) -> None:
+def launch(processes: int) -> None:
     """Lease a GPU for each process. If more than one is wanted and this is none of them yet, run this command that many
     times side by side and exit with their status."""
     if environment.place() is not None:

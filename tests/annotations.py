@@ -8,11 +8,11 @@ from typing import Any
 
 from rvlr import files
 from rvlr.config.sections import Coco, Counts, Flickr30K, VizWiz
-from rvlr.config.sources import KNOWN
+from rvlr.config.sources import SOURCES
 from rvlr.data.records import SPLITS, Record, read_split
 from rvlr.datasets import public
 
-Contents = dict[str, Any]  # of the annotation files by their keys in KNOWN, of archives by member
+Contents = dict[str, Any]  # of the annotation files by their keys in SOURCES, of archives by member
 
 
 def texts(name: str, count: int = 5) -> list[str]:
@@ -139,7 +139,7 @@ def lay(folder: Path, contents: Contents) -> dict[str, Path]:
 
     files = {}
     for key, value in contents.items():
-        files[key] = folder / Path(KNOWN[key].file).name
+        files[key] = folder / Path(SOURCES[key].file).name
         if files[key].suffix == ".json" or isinstance(value, str | bytes):
             files[key].write_bytes(data(value))
             continue
@@ -156,9 +156,9 @@ def run(
 ) -> tuple[dict[str, Sequence[Record]], dict[str, Any]]:
     """Prepare from miniatures; returns the records of the splits, and `dataset.json`."""
     made = CONTENTS[section.kind]() if contents is None else contents
-    needed = public.annotation_sources(section)
+    needed = section.annotation_sources.values()
     paths = lay(folder, {key: value for key, value in made.items() if key in needed})
-    public.prepare(section, paths, "/photographs", folder / "out")
+    public.make_splits(section, paths, "/photographs", folder / "out")
     splits = folder / "out" / "splits"
     records = {name: read_split(splits / f"{name}.jsonl").records for name in SPLITS}
     return records, files.read_json(splits / "dataset.json")

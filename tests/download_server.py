@@ -116,10 +116,10 @@ class Fetcher:
 import sys
 from pathlib import Path
 from rvlr import log
-from rvlr.config.sources import Source
+from rvlr.config.sources import Origin
 from rvlr.fetch import download
 log.setup(Path(sys.argv[3]))
-download.fetch("coco-val2014", Source(addresses=[sys.argv[1]]), Path(sys.argv[2]))
+download.fetch("coco-val2014", Origin(addresses=[sys.argv[1]]), Path(sys.argv[2]))
 """
 
     def __init__(self, address: str, target: Path, log: Path) -> None:

@@ -14,7 +14,7 @@ from archives import make_tar, make_zip
 from PIL import Image
 from transformers import BertConfig, BertModel
 
-from rvlr.config.sources import KNOWN
+from rvlr.config.sources import SOURCES
 from rvlr.data.text import learn_tokenizer
 
 COUNTS = {"train": 20, "val": 6, "test": 6}
@@ -70,11 +70,11 @@ def training_list(names: Mapping[str, int]) -> list[dict[str, Any]]:
 
 def write_captions(root: Path, archive: Mapping[str, Any]) -> None:
     members = {f"dataset_{name}.json": json.dumps(value).encode() for name, value in archive.items()}
-    write_zip(root / KNOWN["karpathy-captions"].file, members)
+    write_zip(root / SOURCES["karpathy-captions"].file, members)
 
 
 def make_coco(root: Path) -> None:
-    """Below `root`, every file of MS-COCO where `KNOWN` keeps it: 14 + 6 (restval) train, 6 val and 6 test images."""
+    """Below `root`, every file of MS-COCO where `SOURCES` keeps it: 14 + 6 (restval) train, 6 val and 6 test images."""
     splits = ["train"] * 14 + ["restval"] * 6 + ["val"] * 6 + ["test"] * 6
     names = {}
     for number, split in enumerate(splits, 1):
@@ -82,11 +82,11 @@ def make_coco(root: Path) -> None:
         names[f"{folder}/COCO_{folder}_{number:012d}.jpg"] = (split, number)
     for folder in ("train2014", "val2014"):
         members = {name: jpeg(number) for name, (_, number) in names.items() if name.startswith(folder)}
-        write_zip(root / KNOWN[f"coco-{folder}"].file, members)
+        write_zip(root / SOURCES[f"coco-{folder}"].file, members)
     write_captions(root, {"coco": karpathy(names, "coco")})
     for split in ("val", "test"):
         chosen = {name: number for name, (own, number) in names.items() if own == split}
-        write_json(root / KNOWN[f"coco-{split}-captions"].file, evaluation_list(chosen))
+        write_json(root / SOURCES[f"coco-{split}-captions"].file, evaluation_list(chosen))
 
 
 def make_flickr30k(root: Path) -> None:
@@ -94,14 +94,14 @@ def make_flickr30k(root: Path) -> None:
     splits = [split for split, count in COUNTS.items() for _ in range(count)]
     names = {f"flickr30k-images/{1000 + number}.jpg": (split, number) for number, split in enumerate(splits)}
     members = {name: jpeg(number) for name, (_, number) in names.items()}
-    archive = root / KNOWN["flickr30k-images"].file
+    archive = root / SOURCES["flickr30k-images"].file
     archive.parent.mkdir(parents=True)
     make_tar(archive, [*members.items(), ("flickr30k-images/readme.txt", b"terms")])
     write_captions(root, {"flickr30k": karpathy(names, "flickr30k")})
     for split in COUNTS:
         chosen = {name: number for name, (own, number) in names.items() if own == split}
         make = training_list if split == "train" else evaluation_list
-        write_json(root / KNOWN[f"flickr30k-{split}-captions"].file, make(chosen))
+        write_json(root / SOURCES[f"flickr30k-{split}-captions"].file, make(chosen))
 
 
 def make_vizwiz(root: Path) -> None:
@@ -109,10 +109,12 @@ def make_vizwiz(root: Path) -> None:
     train = {f"train/VizWiz_train_{number:08d}.jpg": number for number in range(26)}
     val = {f"val/VizWiz_val_{number:08d}.jpg": number for number in range(26, 34)}
     for folder, names in {"train": train, "val": val}.items():
-        write_zip(root / KNOWN[f"vizwiz-{folder}-images"].file, {name: jpeg(number) for name, number in names.items()})
-    write_json(root / KNOWN["vizwiz-train-captions"].file, training_list(train))
+        write_zip(
+            root / SOURCES[f"vizwiz-{folder}-images"].file, {name: jpeg(number) for name, number in names.items()}
+        )
+    write_json(root / SOURCES["vizwiz-train-captions"].file, training_list(train))
     test = dict(list(val.items())[:6])
-    write_json(root / KNOWN["vizwiz-test-captions"].file, evaluation_list(test))
+    write_json(root / SOURCES["vizwiz-test-captions"].file, evaluation_list(test))
 
 
 def make_weights(root: Path) -> None:
@@ -131,4 +133,4 @@ def make_weights(root: Path) -> None:
     state = swin_original.weights(
         SWIN["embed_dim"], SWIN["depths"], SWIN["num_heads"], window=2, side=32, classes=10, seed=0
     )
-    torch.save({"model": state}, root / KNOWN["swin-base-22k"].file)
+    torch.save({"model": state}, root / SOURCES["swin-base-22k"].file)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from rvlr import config
 from rvlr.cli import app
-from rvlr.config.sources import KNOWN, resolve
+from rvlr.config.sources import SOURCES, resolve
 from rvlr.errors import UserError
 from rvlr.workflow import disk
 
@@ -199,23 +199,23 @@ def test_the_papers_ablations_lie_over_each_public_configuration(name: str) -> N
         assert students[f"no-{term}"].weights.model_dump() == {**students["rvlr"].weights.model_dump(), term: 0}
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", SOURCES)
 def test_every_source_is_in_the_documentation(name: str) -> None:
-    text, known = (ROOT / "config/README.md").read_text(), KNOWN[name]
+    text, known = (ROOT / "config/README.md").read_text(), SOURCES[name]
     row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
     assert known.about in row
     assert known.terms in row
-    assert all(urlsplit(address).hostname in row for address in known.source.addresses)
-    assert (known.source.checksum or ":").partition(":")[0] in row
-    assert config.Source(**known.source.model_dump()) == known.source
+    assert all(urlsplit(address).hostname in row for address in known.origin.addresses)
+    assert (known.origin.checksum or ":").partition(":")[0] in row
+    assert config.Origin(**known.origin.model_dump()) == known.origin
 
 
 def test_sources_are_laid_over_the_table_key_by_key() -> None:
     address = "http://mirror.example/train2014.zip"
-    known = KNOWN["coco-train2014"].source
-    mirror = resolve("coco-train2014", config.Source(addresses=[address]))
+    known = SOURCES["coco-train2014"].origin
+    mirror = resolve("coco-train2014", config.Origin(addresses=[address]))
     assert (mirror.addresses, mirror.size, mirror.checksum) == ([address], known.size, known.checksum)
-    at_hand = resolve("coco-train2014", config.Source(existing=Path("x.zip"), checksum=None))
+    at_hand = resolve("coco-train2014", config.Origin(existing=Path("x.zip"), checksum=None))
     assert (at_hand.addresses, at_hand.size, at_hand.checksum) == ([], known.size, None)
     assert resolve("coco-train2014", None) == known
 

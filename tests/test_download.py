@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 from download_server import BODY, OTHER, Answer, Fetcher, Server
 
-from rvlr.config.sources import Source
+from rvlr.config.sources import Origin
 from rvlr.errors import UserError
 from rvlr.fetch import download, images
 from rvlr.log import Progress
@@ -51,7 +51,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def fetch(target: Path, *addresses: str, patience: download.Patience = QUICK, **source: object) -> None:
-    download.fetch(NAME, Source(addresses=list(addresses), **source), target, patience=patience)
+    download.fetch(NAME, Origin(addresses=list(addresses), **source), target, patience=patience)
 
 
 def failure(target: Path, *addresses: str, patience: download.Patience = QUICK, **source: object) -> str:
@@ -176,7 +176,7 @@ def test_every_address_is_named_with_what_happened(server: Server, target: Path)
 
 def test_without_addresses_the_message_says_where_to_ask(target: Path) -> None:
     with pytest.raises(UserError, match=r"ask for the file at https://shannon\.cs\.illinois\.edu.*existing: PATH"):
-        download.fetch("flickr30k-images", Source(), target)
+        download.fetch("flickr30k-images", Origin(), target)
     assert "no address is known; give the file at hand" in failure(target)
 
 
@@ -307,7 +307,7 @@ def test_archives_need_room_for_their_content_and_are_archives(
 ) -> None:
     disk = SimpleNamespace(free=2 * len(BODY) - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
-    source = Source(addresses=[server.address()])
+    source = Origin(addresses=[server.address()])
     with pytest.raises(UserError, match=r"0\.001 GiB are still to come and about 0\.001 GiB to be unpacked from it"):
         download.fetch(NAME, source, target, unpacked=True, patience=QUICK)
     assert not beside(target)
@@ -451,6 +451,6 @@ def test_another_existing_folder_is_linked_instead(tmp_path: Path) -> None:
     for name in ("one", "other", "other"):
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "a.jpg").write_bytes(b"an image")
-        images.fetch(NAME, Source(existing=tmp_path / name), tmp_path / "val2014.zip", folder)
+        images.fetch(NAME, Origin(existing=tmp_path / name), tmp_path / "val2014.zip", folder)
         assert folder.readlink() == tmp_path / name
         assert json.loads(folder.with_name("val2014.json").read_text())["existing"] == str(tmp_path / name)

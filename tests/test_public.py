@@ -29,7 +29,7 @@ from annotations import (
 
 from rvlr import files, log, provenance
 from rvlr.config.sections import Cache, Counts, Flickr30K, VizWiz
-from rvlr.config.sources import KNOWN
+from rvlr.config.sources import SOURCES
 from rvlr.data.records import SPLITS, Record, read_split
 from rvlr.datasets import annotations, public
 from rvlr.datasets.annotations import File, Part
@@ -68,10 +68,10 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
     ],
 )
 def test_sources_are_known(section: public.PublicSection, annotations: list[str]) -> None:
-    assert public.annotation_sources(section) == annotations
-    assert set(annotations) <= KNOWN.keys()
-    found = public.image_sources(section)
-    assert [Path(KNOWN[key].file).name for key in found.values()] == [f"{folder}.zip" for folder in found]
+    assert list(dict.fromkeys(section.annotation_sources.values())) == annotations
+    assert set(annotations) <= SOURCES.keys()
+    found = section.image_sources
+    assert [Path(SOURCES[key].file).name for key in found.values()] == [f"{folder}.zip" for folder in found]
 
 
 def test_workflow_can_ask_without_torch_and_pillow() -> None:
@@ -297,7 +297,7 @@ REAL = {
 
 
 def real_file(shared: Path, key: str) -> Path:
-    return shared / "data" / "captions" / Path(KNOWN[key].file).name
+    return shared / "data" / "captions" / Path(SOURCES[key].file).name
 
 
 def real(shared: Path, key: str) -> Part:
@@ -310,7 +310,7 @@ def test_published_files(shared: Path, key: str) -> None:
     part = real(shared, key)
     data = part.file.path.read_bytes()
     blob = b"blob %d\0" % len(data) + data
-    assert KNOWN[key].source.checksum == f"git:{hashlib.sha1(blob).hexdigest()}"
+    assert SOURCES[key].origin.checksum == f"git:{hashlib.sha1(blob).hexdigest()}"
     assert len(part.records) == len({record.image_id for record in part.records}) == count
     assert sum(lengths(part.records)) == captions
     assert part.records[0].image == image
@@ -321,9 +321,9 @@ def test_published_files(shared: Path, key: str) -> None:
 
 def prepare_real(shared: Path, folder: Path, section: public.PublicSection, miniatures: Contents) -> dict[str, Any]:
     paths = lay(folder, miniatures)
-    for key in public.annotation_sources(section):
+    for key in section.annotation_sources.values():
         paths.setdefault(key, real_file(shared, key))
-    public.prepare(section, paths, "../images", folder)
+    public.make_splits(section, paths, "../images", folder)
     return files.read_json(folder / "splits" / "dataset.json")
 
 

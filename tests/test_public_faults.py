@@ -21,7 +21,7 @@ from annotations import (
 )
 
 from rvlr.config.sections import Coco, Counts, VizWiz
-from rvlr.config.sources import KNOWN
+from rvlr.config.sources import SOURCES
 from rvlr.datasets import public
 from rvlr.errors import UserError
 
@@ -170,7 +170,7 @@ def test_faulty_file(tmp_path: Path, case: str) -> None:
     section, (key, *steps), found, faults = FAULTY[case]
     contents = CONTENTS[section.kind]()
     change(key, *steps, to=found)(contents)
-    file = tmp_path / Path(KNOWN[key].file).name
+    file = tmp_path / Path(SOURCES[key].file).name
     file = file / steps[0] if file.suffix == ".zip" else file
     count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
     title, *lines = message(tmp_path, section, contents).split("\n  ")
@@ -281,7 +281,7 @@ def test_file_that_is_not_there(tmp_path: Path) -> None:
     files = lay(tmp_path, coco_contents())
     files[VAL].unlink()
     with pytest.raises(UserError) as caught:
-        public.prepare(COCO, files, "/photographs", tmp_path / "out")
+        public.make_splits(COCO, files, "/photographs", tmp_path / "out")
     assert str(caught.value) == (
         f"{tmp_path / 'coco_val.json'}: no such file; fetch it with `rvlr data fetch {VAL}`, or {MEND.format(VAL)}"
     )

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from conftest import ROOT, TINY_MODEL, TINY_TRAINING
 
-from rvlr.config.sources import KNOWN
+from rvlr.config.sources import SOURCES
 from rvlr.ownership import LEDGER
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     for kind in KINDS:
         getattr(miniature, f"make_{kind}")(folder)
         # the archive of Karpathy's captions is one file with all data sets; here each run gets its own
-        captions = folder / KNOWN["karpathy-captions"].file
+        captions = folder / SOURCES["karpathy-captions"].file
         if captions.exists():
             captions.rename(folder / f"karpathy-{kind}.zip")
     miniature.make_weights(folder)
@@ -77,7 +77,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
 def sources(kind: str, place: str) -> dict[str, dict[str, Any]]:
     """Every source at another place: an address, or a folder of files at hand."""
     found = {}
-    for name, known in KNOWN.items():
+    for name, known in SOURCES.items():
         path = f"{place}/{known.file if name != 'karpathy-captions' else f'karpathy-{kind}.zip'}"
         where = {"addresses": [path]} if place.startswith("http") else {"existing": path}
         found[name] = {**where, "size": None, "checksum": None, "images": None}
@@ -235,7 +235,7 @@ def test_with_files_at_hand_nothing_touches_the_network(
     overlay = settings("coco", str(served[0]))
     folder = tmp_path / "photos/train2014"
     folder.mkdir(parents=True)
-    with zipfile.ZipFile(served[0] / KNOWN["coco-train2014"].file) as archive:
+    with zipfile.ZipFile(served[0] / SOURCES["coco-train2014"].file) as archive:
         archive.extractall(folder.parent)
     overlay["sources"]["coco-train2014"]["existing"] = str(folder)
     done = snakemake(tmp_path, "coco", [overlay], "--until", "train_teacher", **no_network)

@@ -7,7 +7,7 @@ import typer
 
 from rvlr import config, files, log
 from rvlr.cli.options import App, LogFile
-from rvlr.config.sources import KNOWN, resolve
+from rvlr.config.sources import SOURCES, resolve
 from rvlr.errors import UserError
 from rvlr.faults import did_you_mean
 from rvlr.ownership import check_apart, check_paths
@@ -20,10 +20,10 @@ Splits = Annotated[Path, typer.Option(help="Folder of the splits.")]
 @app.command()
 def sources() -> None:
     """List every file that can be fetched: where it is kept, its size, terms and addresses."""
-    for name, known in KNOWN.items():
-        size = f", {known.source.size / 2**30:.2f} GiB" if known.source.size else ""
+    for name, known in SOURCES.items():
+        size = f", {known.origin.size / 2**30:.2f} GiB" if known.origin.size else ""
         typer.echo(f"{name}: {known.about}{size}; {known.terms}\n  kept as DOWNLOADS/{known.file}")
-        for address in known.source.addresses or [f"to be asked for at {known.request}"]:
+        for address in known.origin.addresses or [f"to be asked for at {known.request}"]:
             typer.echo(f"  {address}")
 
 
@@ -38,9 +38,9 @@ def fetch(
 ) -> None:
     """Fetch one source, or link to what is at hand, and check it; an archive of images is unpacked."""
     log.setup(log_file)
-    if name not in KNOWN:
-        raise UserError(f"{name!r} is no source; known: {', '.join(KNOWN)}{did_you_mean(name, KNOWN)}")
-    known = KNOWN[name]
+    if name not in SOURCES:
+        raise UserError(f"{name!r} is no source; known: {', '.join(SOURCES)}{did_you_mean(name, SOURCES)}")
+    known = SOURCES[name]
     given = {} if sources_file is None else config.load(sources_file, config.Sources)
     source = resolve(name, given.get(name))
     made = [downloads / path for path in (known.file, known.folder) if path is not None]
@@ -80,7 +80,7 @@ def cache(
     """Make copies of the images, scaled down once, for training to read."""
     log.setup(log_file)
     section = config.load(config_file, config.Dataset)
-    if section.kind == "shapes" or section.cache is None:
+    if section.copies is None:
         raise UserError(f"{config_file}: cache is not set; give dataset.cache its short_side, format and quality")
     check_paths({"--config": config_file, "--splits": splits, "--log-file": log_file}, {"--output": output})
     from rvlr.data.records import SPLITS, read_split
@@ -89,9 +89,9 @@ def cache(
     found = [read_split(splits / f"{name}.jsonl", originals=True) for name in SPLITS]
     check_paths({"the images of the splits,": found[0].image_root}, {"--output": output})
     prepared = files.read_json(splits / "dataset.json").get("cache")
-    if prepared != section.cache.model_dump():
+    if prepared != section.copies.model_dump():
         raise UserError(
             f"{splits / 'dataset.json'}: prepared with cache {prepared}, but {config_file} says "
-            f"{section.cache.model_dump()}; run the prepare stage with that file first"
+            f"{section.copies.model_dump()}; run the prepare stage with that file first"
         )
-    stage.build(found, section.cache, output)
+    stage.build(found, section.copies, output)

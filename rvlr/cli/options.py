@@ -6,12 +6,14 @@ typer takes the last of several values in silence, and the empty text for the fo
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from rvlr.config import runs
+
+F = TypeVar("F", bound=Callable[..., None])
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -57,8 +59,8 @@ class App(typer.Typer):
     def __init__(self, **options: Any) -> None:
         super().__init__(rich_markup_mode=None, **options)
 
-    def command(self, name: str | None = None, **options: Any) -> Any:
-        """As typer's."""
+    def command(self, name: str | None = None, **options: Any) -> Callable[[F], F]:
+        """Register a function as a command, as typer's does."""
         return super().command(name, cls=_Command, **options)
 
 

@@ -11,7 +11,7 @@ import typer
 
 from rvlr import config, log
 from rvlr.cli.options import App, CaptionsPerImage, ConfigFile, LogFile, Output, Seed, run_name
-from rvlr.config.sources import KNOWN
+from rvlr.config.sources import SOURCES
 from rvlr.errors import UserError
 from rvlr.ownership import check_apart, check_paths
 
@@ -36,28 +36,22 @@ def prepare(
     if relevance is not None:
         from rvlr.relevance import check_words
 
-        where = str(section.captions) if section.kind == "custom" else section.name
+        where = str(section.own_captions or section.name)
         check = partial(check_words, section=config.load(relevance, config.Relevance), where=where)
+    from rvlr import datasets
     from rvlr.data.records import split_files
 
-    given = {"--config": config_file, "--relevance": relevance, "--log-file": log_file}
-    if section.kind == "shapes":
-        from rvlr.datasets import shapes
-
-        check_paths(given, {"--output": [*split_files(output / "splits"), output / "images"]})
-        shapes.prepare(section, output)
-    elif section.kind == "custom":
-        from rvlr.datasets import custom
-
-        given |= {"dataset.images": section.images, "dataset.captions": section.captions}
-        check_paths(given, {"--output": split_files(output / "splits")})
-        custom.prepare(section, output, check)
-    else:
-        from rvlr.datasets import public
-
-        annotations = {name: downloads / KNOWN[name].file for name in public.annotation_sources(section)}
-        check_paths({**given, "--downloads": annotations.values()}, {"--output": split_files(output / "splits")})
-        public.prepare(section, annotations, str((downloads / section.kind / "images").absolute()), output, check)
+    check_paths(
+        {
+            "--config": config_file,
+            "--relevance": relevance,
+            "--log-file": log_file,
+            **{f"dataset.{key}": path for key, path in section.own_files.items()},
+            "--downloads": [downloads / SOURCES[name].file for name in section.annotation_sources.values()],
+        },
+        {"--output": [*split_files(output / "splits"), *([output / "images"] if section.makes_images else [])]},
+    )
+    datasets.prepare(section, output, downloads, check)
 
 
 @app.command()
@@ -157,7 +151,7 @@ def _train(
 
     folders.check_resume(resume)
     folders.check_output(output)
-    launch.spread(section.training.processes)
+    launch.launch(section.processes)
     from rvlr.training import stage
 
     stage.train(section, seed, stage.Paths(start_model, splits, features, resume, output))
@@ -183,7 +177,7 @@ def extract(
     check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
     from rvlr import launch
 
-    launch.spread(section.training.processes if trained else section.processes)
+    launch.launch(section.processes)
     from rvlr import extraction
     from rvlr.data.records import read_split
 

@@ -7,6 +7,8 @@ from rvlr.config import runs
 from rvlr.config.base import Section
 from rvlr.config.checks import DOWNLOADS
 from rvlr.config.sections import (
+    AnyDataset,
+    AnyTeacher,
     Augmentation,
     Cache,
     Coco,
@@ -34,11 +36,13 @@ from rvlr.config.sections import (
     VisionSettings,
     VizWiz,
 )
-from rvlr.config.sources import Source, Sources
+from rvlr.config.sources import Origin, Source, Sources
 from rvlr.config.study import Study, check_files, load, parse, refuse, to_yaml
 
 __all__ = [
     "DOWNLOADS",
+    "AnyDataset",
+    "AnyTeacher",
     "Augmentation",
     "Cache",
     "Coco",
@@ -47,6 +51,7 @@ __all__ = [
     "Evaluation",
     "Flickr30K",
     "Model",
+    "Origin",
     "PublicSet",
     "Relevance",
     "Scoring",

@@ -3,7 +3,7 @@
 import json
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -77,6 +77,8 @@ class Section(BaseModel):
     read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    title: ClassVar[str]
+    """What messages call a file that holds this section; only sections that have files have one."""
 
     def to_json(self) -> str:
         """One line of JSON with all defaults filled in; the same settings always give the same line."""

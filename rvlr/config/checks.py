@@ -6,10 +6,15 @@ Enters: what was read, as mappings, or the validated whole. Leaves: faults, each
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rvlr.config.base import Section
+from rvlr.config.sections import Model, SingleModalTeacher, Student, Teacher
 from rvlr.errors import show
 from rvlr.faults import did_you_mean, path
+
+if TYPE_CHECKING:
+    from rvlr.config.study import Study
 
 DOWNLOADS = Path("downloads")
 
@@ -73,7 +78,7 @@ def _alike(group: str, names: Iterable[str]) -> list[str]:
 # --- what would fail only after hours ------------------------------------------------------------------------------
 
 
-def late(study: Any) -> list[str]:
+def late(study: "Study") -> list[str]:
     """What a validated `Config` asks for that would fail only after hours: weights that are not fetched, since they lie
     below another folder than the downloads do, subsets as large as the test split, a batch larger than train."""
     faults = []
@@ -82,15 +87,15 @@ def late(study: Any) -> list[str]:
         if path.is_relative_to(DOWNLOADS) and study.downloads != DOWNLOADS and not path.exists():
             wanted = study.downloads / path.relative_to(DOWNLOADS)
             faults.append(f"{key}: {path} would not be fetched, since downloads is {study.downloads}; write {wanted}")
-    dataset = study.dataset
-    images = dataset.test if dataset.kind == "shapes" else dataset.counts.test if dataset.kind != "custom" else None
-    return faults + subsets(study.evaluation.subsets, images) + _batches(study)
+    return faults + subsets(study.evaluation.subsets, study.dataset.test_images) + _batches(study)
 
 
-def weights_of(study: Any) -> Iterator[tuple[str, str]]:
+def weights_of(study: "Study") -> Iterator[tuple[str, str]]:
     """The key of every model's weights, and the weights."""
-    holders: dict[str, Any] = {f"models.{name}": model for name, model in study.models.items()}
-    holders |= {f"teachers.{name}": pair for name, pair in study.teachers.items() if pair.kind == "single-modal"}
+    holders: dict[str, Model | SingleModalTeacher] = {f"models.{name}": model for name, model in study.models.items()}
+    for name, teacher in study.teachers.items():
+        if isinstance(teacher, SingleModalTeacher):
+            holders[f"teachers.{name}"] = teacher
     for key, holder in holders.items():
         yield f"{key}.vision.weights", str(holder.vision.weights)
         yield f"{key}.text.weights", str(holder.text.weights)
@@ -100,33 +105,31 @@ def subsets(names: Iterable[str], images: int | None) -> list[str]:
     """Subsets of the test split that are as large as it, or larger; none if its number of `images` is not known."""
     return [
         f"evaluation.subsets: {name!r}, but test has {images:,} images; name fewer than that"
-        for name in (names if images is not None else ())
-        if int(name.partition("-")[2]) >= images
+        for name in names
+        if images is not None and int(name.partition("-")[2]) >= images
     ]
 
 
-def _batches(study: Any) -> list[str]:
+def _batches(study: "Study") -> list[str]:
     """Batches that the training split cannot fill, where its number of captions is known: not a step would be made."""
-    if study.dataset.kind != "shapes":
-        return []
-    captions = study.dataset.train * study.dataset.captions_per_image
-    runs = {f"teachers.{name}": one for name, one in study.teachers.items() if one.kind == "retrieval"}
+    captions = study.dataset.train_captions
+    runs: dict[str, Teacher | Student] = {f"teachers.{name}": study.teachers[name] for name in study.trained_teachers()}
     runs |= {f"students.{name}": one for name, one in study.students.items()}
     return [
-        f"{key}.training.batch_size: {one.training.batch_size:,}, but train has {captions:,} captions; lower it"
+        f"{key}.training.batch_size: {one.batch_size:,}, but train has {captions:,} captions; lower it"
         for key, one in runs.items()
-        if one.training.batch_size > captions
+        if captions is not None and one.batch_size > captions
     ]
 
 
 # --- one kind of file for another ----------------------------------------------------------------------------------
 
 
-def other_kind(data: dict[str, Any], wanted: Any, kinds: dict[str, Any]) -> str | None:
+def other_kind(data: dict[str, Any], wanted: Iterable[Any], kinds: Iterable[type[Section]]) -> str | None:
     """What `data` is, by its keys, if that is another of `kinds` than the `wanted` ones; None if it may be one."""
     keys = {key for key in data if isinstance(key, str)}
-    fits = [what for what, kind in kinds.items() if keys and keys <= kind.model_fields.keys()]
-    own = [what for what, kind in kinds.items() if kind in wanted]
+    fits = [kind.title for kind in kinds if keys and keys <= kind.model_fields.keys()]
+    own = [kind.title for kind in kinds if kind in wanted]
     if not fits or not own or any(what in fits for what in own):
         return None
     shown = f"the key{'s' * (len(keys) > 1)} {', '.join(sorted(keys))}"

@@ -4,11 +4,13 @@ Defaults are the published values of METHOD.md where it names one; `config/READM
 """
 
 import re
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from rvlr.config.base import NUMBER, Number, PlainText, Section, Seed, UserPath, plain_values
+from rvlr.config.sources import SOURCES
 
 
 def _check_repetition(name: str) -> str:
@@ -59,9 +61,75 @@ def _images(least: int, most: int = 1_000_000) -> Any:
 # --- dataset -----------------------------------------------------------------------------------------------------
 
 
-class Shapes(Section):
+class Cache(Section):
+    """Copies of the images, scaled down once, that training reads instead of the originals."""
+
+    short_side: Annotated[int, _pixels(16, 2**16), NUMBER] = 640
+    format: Literal["jpeg", "webp"] = "jpeg"
+    quality: Annotated[int, Field(ge=1, le=100), NUMBER] = 95
+
+
+class Dataset(Section):
+    """A data set, with all that the workflow must know of it; `rvlr.datasets` makes its splits.
+
+    A new kind of data set is a subclass, named in `AnyDataset`, and a module of `rvlr.datasets`; the files that it
+    fetches are entries of `SOURCES`.
+    """
+
+    if TYPE_CHECKING:  # each kind declares these fields itself: frozen sections keep the order of their keys
+        kind: str
+        name: str
+    makes_images: ClassVar[bool] = False
+    """Whether the preparation makes the images, too."""
+
+    @property
+    def module(self) -> str:
+        """The module of `rvlr.datasets` that prepares the data set."""
+        return self.kind
+
+    @property
+    def annotation_sources(self) -> dict[str, str]:
+        """For each split that is read from a fetched file: the name of that file in `SOURCES`."""
+        return {}
+
+    @property
+    def image_sources(self) -> dict[str, str]:
+        """For each folder of fetched images, below `downloads/KIND/images`: the name of its archive in `SOURCES`."""
+        root = f"{self.kind}/images/"
+        folders = {name: source.folder or "" for name, source in SOURCES.items()}
+        return {folder.removeprefix(root): name for name, folder in folders.items() if folder.startswith(root)}
+
+    @property
+    def own_files(self) -> dict[str, Path]:
+        """The user's files and folders that the preparation reads, by their keys."""
+        return {}
+
+    @property
+    def own_captions(self) -> Path | None:
+        """The user's captions file; the data set is prepared again after it has changed."""
+        return self.own_files.get("captions")
+
+    @property
+    def copies(self) -> Cache | None:
+        """The key `cache`, of those kinds that have it."""
+        return getattr(self, "cache", None)
+
+    @property
+    def test_images(self) -> int | None:
+        """The number of test images; None if it is not known before the preparation."""
+        return None
+
+    @property
+    def train_captions(self) -> int | None:
+        """The number of training captions; None if it is not known before the preparation."""
+        return None
+
+
+class Shapes(Dataset):
     """The embedded data set of rendered scenes, see `rvlr.datasets.shapes`."""
 
+    title = "a data set's section"
+    makes_images = True
     kind: Literal["shapes"] = "shapes"
     name: Name = "shapes"
     seed: Seed = 0
@@ -71,6 +139,14 @@ class Shapes(Section):
     image_size: Annotated[int, _pixels(32, 512), NUMBER] = 64
     captions_per_image: Annotated[int, Field(ge=1, le=1_000), NUMBER] = 5
     imbalance: Annotated[float, Field(ge=-1, le=1), NUMBER] = 0.0
+
+    @property
+    def test_images(self) -> int:
+        return self.test
+
+    @property
+    def train_captions(self) -> int:
+        return self.train * self.captions_per_image
 
 
 class SplitRatio(Section):
@@ -89,23 +165,20 @@ class SplitRatio(Section):
         return self
 
 
-class Cache(Section):
-    """Copies of the images, scaled down once, that training reads instead of the originals."""
-
-    short_side: Annotated[int, _pixels(16, 2**16), NUMBER] = 640
-    format: Literal["jpeg", "webp"] = "jpeg"
-    quality: Annotated[int, Field(ge=1, le=100), NUMBER] = 95
-
-
-class Custom(Section):
+class Custom(Dataset):
     """The user's own photographs and captions, see `rvlr.datasets.custom`."""
 
+    title = "a section of your own photographs"
     kind: Literal["custom"]
     name: Name = "custom"
     images: UserPath
     captions: UserPath
     split: SplitRatio = SplitRatio()
     cache: Cache | None = None
+
+    @property
+    def own_files(self) -> dict[str, Path]:
+        return {"images": self.images, "captions": self.captions}
 
 
 class Counts(Section):
@@ -116,22 +189,44 @@ class Counts(Section):
     test: Positive | None
 
 
-class PublicSet(Section):
+class PublicSet(Dataset):
     """What the public data sets have in common, see `rvlr.datasets.public`."""
 
+    if TYPE_CHECKING:
+        annotations: str
+        counts: Counts
+    published: ClassVar[dict[str, dict[str, str]]]
+    """For each value of `annotations`, what `annotation_sources` are."""
     captions_per_image: Positive | None = 5
     cache: Cache | None = None
 
     @field_validator("counts", mode="before", check_fields=False)
     @classmethod
-    def _lay_over_the_known(cls, value: Any) -> Any:
+    def _complete_counts(cls, value: Any) -> Any:
         known = cls.model_fields["counts"].default.model_dump()
         return {**known, **value} if isinstance(value, dict) else value
+
+    @property
+    def module(self) -> str:
+        return "public"
+
+    @property
+    def annotation_sources(self) -> dict[str, str]:
+        return self.published[self.annotations]
+
+    @property
+    def test_images(self) -> int | None:
+        return self.counts.test
 
 
 class Coco(PublicSet):
     """MS-COCO 2014 in Karpathy's splits."""
 
+    title = "COCO's section"
+    published = {
+        "authors": {"train": "karpathy-captions", "val": "coco-val-captions", "test": "coco-test-captions"},
+        "karpathy": dict.fromkeys(("train", "val", "test"), "karpathy-captions"),
+    }
     kind: Literal["coco"]
     name: Name = "coco"
     annotations: Literal["authors", "karpathy"] = "authors"
@@ -141,6 +236,11 @@ class Coco(PublicSet):
 class Flickr30K(PublicSet):
     """Flickr30K in Karpathy's splits."""
 
+    title = "Flickr30K's section"
+    published = {
+        "authors": {name: f"flickr30k-{name}-captions" for name in ("train", "val", "test")},
+        "karpathy": dict.fromkeys(("train", "val", "test"), "karpathy-captions"),
+    }
     kind: Literal["flickr30k"]
     name: Name = "flickr30k"
     annotations: Literal["authors", "karpathy"] = "authors"
@@ -149,8 +249,13 @@ class Flickr30K(PublicSet):
 
 
 class VizWiz(PublicSet):
-    """VizWiz-Captions."""
+    """VizWiz-Captions, whose val the paper makes no use of."""
 
+    title = "VizWiz's section"
+    published = {
+        "authors": {"train": "vizwiz-train-captions", "test": "vizwiz-test-captions"},
+        "official": dict.fromkeys(("train", "test"), "vizwiz-official-captions"),
+    }
     kind: Literal["vizwiz"]
     name: Name = "vizwiz"
     annotations: Literal["authors", "official"] = "authors"
@@ -160,7 +265,8 @@ class VizWiz(PublicSet):
     counts: Counts = Counts(train=None, val=None, test=1_000)
 
 
-Dataset = Annotated[Shapes | Custom | Coco | Flickr30K | VizWiz, Field(discriminator="kind")]
+AnyDataset = Annotated[Shapes | Custom | Coco | Flickr30K | VizWiz, Field(discriminator="kind")]
+"""Every kind of data set."""
 
 
 # --- models ------------------------------------------------------------------------------------------------------
@@ -266,6 +372,7 @@ class Text(TextSettings):
 class Model(Section):
     """The retrieval model: METHOD.md, table "Model"."""
 
+    title = "a model"
     vision: Vision = Vision()
     text: Text = Text()
     embed_dim: Width = 256
@@ -370,13 +477,40 @@ class StudentWeights(TeacherWeights):
     kdt: Weight = 1.0
 
 
-class TrainedTeacher(Section):
+class Teacher(Section):
+    """What single-modal features are extracted from; `batch_size`, `workers` and `processes` are the extraction's."""
+
+    if TYPE_CHECKING:  # fields of one kind, properties of the other
+        kind: str
+
+        @property
+        def batch_size(self) -> int: ...
+        @property
+        def workers(self) -> int: ...
+        @property
+        def processes(self) -> int: ...
+
+
+class TrainedTeacher(Teacher):
     """A retrieval model trained with contrast and matching (stage 1)."""
 
+    title = "a trained teacher's section"
     kind: Literal["retrieval"] = "retrieval"
     model: Name | None = None
     weights: TeacherWeights = TeacherWeights()
     training: Training = Training()
+
+    @property
+    def batch_size(self) -> int:
+        return self.training.batch_size
+
+    @property
+    def workers(self) -> int:
+        return self.training.workers
+
+    @property
+    def processes(self) -> int:
+        return self.training.processes
 
 
 class TextFeatures(Section):
@@ -387,9 +521,10 @@ class TextFeatures(Section):
     max_tokens: Tokens = 40
 
 
-class SingleModalTeacher(Section):
+class SingleModalTeacher(Teacher):
     """A pair of single-modal models whose features are used as they are; nothing is trained."""
 
+    title = "a single-modal teacher's section"
     kind: Literal["single-modal"]
     vision: Vision
     text: TextFeatures
@@ -398,7 +533,7 @@ class SingleModalTeacher(Section):
     processes: Processes = 1
 
 
-Teacher = Annotated[TrainedTeacher | SingleModalTeacher, Field(discriminator="kind")]
+AnyTeacher = Annotated[TrainedTeacher | SingleModalTeacher, Field(discriminator="kind")]
 
 
 class FusionWeight(Section):
@@ -411,12 +546,21 @@ class FusionWeight(Section):
 class Student(Section):
     """A model trained with all terms against a teacher's features (stage 2)."""
 
+    title = "a student's section"
     teacher: Name
     start: Name | None = None
     weights: StudentWeights = StudentWeights()
     distance: Literal["mae", "mse", "cumulative", "wasserstein"] = "mae"
     fusion_weight: FusionWeight = FusionWeight()
     training: Training = Training()
+
+    @property
+    def batch_size(self) -> int:
+        return self.training.batch_size
+
+    @property
+    def processes(self) -> int:
+        return self.training.processes
 
     @field_validator("distance", mode="before")
     @classmethod
@@ -437,6 +581,7 @@ class Student(Section):
 class Relevance(Section):
     """How relevant an image is to a caption: ROUGE-L, the best of the image's captions, see `rvlr.relevance`."""
 
+    title = "the relevance section"
     scorer: Literal["rouge-score", "coco-caption"] = "rouge-score"
     stemmer: bool = False
 
@@ -459,6 +604,7 @@ Subset = Annotated[
 class Scoring(Section):
     """How a model is scored; changing it evaluates again and trains nothing."""
 
+    title = "the evaluation's section"
     candidates: Positive = 128
     subsets: list[Subset] = []
     batch_size: Batch = 64

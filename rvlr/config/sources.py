@@ -1,4 +1,4 @@
-"""Sources: every file that `rvlr` can fetch, where it lies and how it is checked. One table, `KNOWN`.
+"""Sources: every file that `rvlr` can fetch, where it lies and how it is checked. One table, `SOURCES`.
 
 The configuration's `sources` section lays its own addresses, checksums and files at hand over it. Sizes are bytes;
 checksums are `md5:`, `sha256:` or, for files kept in git, `git:` (the blob id), and None where none is published.
@@ -24,7 +24,7 @@ Checksum = Annotated[
 ]
 
 
-class Source(Section):
+class Origin(Section):
     """Where one file comes from: `addresses`, tried in order, or `existing`, a file or folder at hand. images: how many
     an archive holds; None if that is not known, or if it holds none."""
 
@@ -42,8 +42,8 @@ class Source(Section):
 
 
 @dataclass(frozen=True)
-class Known:
-    """A file `rvlr` knows: where it is kept below the folder of downloads, what it is, its terms, its default `source`.
+class Source:
+    """A file `rvlr` knows: where it is kept below the folder of downloads, what it is, its terms, its default `origin`.
 
     folder: of an archive of images, where they lie below the folder of downloads. request: where a file must be asked
     for, the page to do that.
@@ -52,7 +52,7 @@ class Known:
     file: str
     about: str
     terms: str
-    source: Source
+    origin: Origin
     folder: str | None = None
     request: str | None = None
 
@@ -67,49 +67,49 @@ _FLICKR_TERMS = "for research and education only; images under Flickr's terms of
 _VIZWIZ_TERMS = "CC BY 4.0"
 
 
-def _annotation(name: str, blob: str, terms: str) -> Known:
-    source = Source(addresses=[f"{_AUTHORS}/{name}.json"], checksum=f"git:{blob}")
-    return Known(f"{name.partition('_')[0]}/{name}.json", "the paper's annotations", terms, source)
+def _annotation(name: str, blob: str, terms: str) -> Source:
+    origin = Origin(addresses=[f"{_AUTHORS}/{name}.json"], checksum=f"git:{blob}")
+    return Source(f"{name.partition('_')[0]}/{name}.json", "the paper's annotations", terms, origin)
 
 
-def _coco_images(name: str, size: int, md5: str, images: int) -> Known:
+def _coco_images(name: str, size: int, md5: str, images: int) -> Source:
     hosts = ("http://images.cocodataset.org", "https://s3.amazonaws.com/images.cocodataset.org")
     addresses = [f"{host}/zips/{name}.zip" for host in hosts]
-    source = Source(addresses=addresses, size=size, checksum=f"md5:{md5}", images=images)
-    return Known(f"coco/{name}.zip", f"MS-COCO images, {name}", _COCO_TERMS, source, f"coco/images/{name}")
+    origin = Origin(addresses=addresses, size=size, checksum=f"md5:{md5}", images=images)
+    return Source(f"coco/{name}.zip", f"MS-COCO images, {name}", _COCO_TERMS, origin, f"coco/images/{name}")
 
 
-def _vizwiz_images(name: str, images: int) -> Known:
+def _vizwiz_images(name: str, images: int) -> Source:
     address = f"https://vizwiz.cs.colorado.edu/VizWiz_final/images/{name}.zip"
-    source = Source(addresses=[address], images=images)
-    return Known(f"vizwiz/{name}.zip", f"VizWiz images, {name}", _VIZWIZ_TERMS, source, f"vizwiz/images/{name}")
+    origin = Origin(addresses=[address], images=images)
+    return Source(f"vizwiz/{name}.zip", f"VizWiz images, {name}", _VIZWIZ_TERMS, origin, f"vizwiz/images/{name}")
 
 
-def _bert(file: str, checksum: str | None = None, size: int | None = None) -> Known:
-    source = Source(addresses=[f"{_BERT}/{file}"], checksum=checksum, size=size)
-    return Known(f"weights/bert-base-uncased/{file}", "BERT-base, uncased", "Apache-2.0", source)
+def _bert(file: str, checksum: str | None = None, size: int | None = None) -> Source:
+    origin = Origin(addresses=[f"{_BERT}/{file}"], checksum=checksum, size=size)
+    return Source(f"weights/bert-base-uncased/{file}", "BERT-base, uncased", "Apache-2.0", origin)
 
 
-KNOWN: dict[str, Known] = {
+SOURCES: dict[str, Source] = {
     "coco-train2014": _coco_images("train2014", 13_510_573_713, "0da8c0bd3d6becc4dcb32757491aca88", 82_783),
     "coco-val2014": _coco_images("val2014", 6_645_013_297, "a3d79f5ed8d289b7a7554ce06a5782b3", 40_504),
     "coco-val-captions": _annotation("coco_val", "ce54a507321dd202687ddeee26012aba35758ee8", _COCO_TERMS),
     "coco-test-captions": _annotation("coco_test", "57ecfdb70b789b61227be54b57d6c525741637dd", _COCO_TERMS),
-    "karpathy-captions": Known(
+    "karpathy-captions": Source(
         "karpathy/caption_datasets.zip",
         "Karpathy's splits of MS-COCO, Flickr30K and Flickr8K with captions",
         "those of the three data sets",
-        Source(
+        Origin(
             addresses=["https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"],
             size=36_745_453,
             checksum="sha256:4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
         ),
     ),
-    "flickr30k-images": Known(
+    "flickr30k-images": Source(
         "flickr30k/flickr30k-images.zip",
         "Flickr30K images",
         _FLICKR_TERMS,
-        Source(),
+        Origin(),
         "flickr30k/images/flickr30k-images",
         request="https://shannon.cs.illinois.edu/DenotationGraph/",
     ),
@@ -122,17 +122,17 @@ KNOWN: dict[str, Known] = {
     "vizwiz-val-images": _vizwiz_images("val", 7_750),
     "vizwiz-train-captions": _annotation("vizwiz_train", "cac112f75bbb199ecf861b36e1cf8a056935976d", _VIZWIZ_TERMS),
     "vizwiz-test-captions": _annotation("vizwiz_test", "a71244f3407c35ce8feaf8820e0d635114da7159", _VIZWIZ_TERMS),
-    "vizwiz-official-captions": Known(
+    "vizwiz-official-captions": Source(
         "vizwiz/annotations.zip",
         "VizWiz's own caption annotations",
         _VIZWIZ_TERMS,
-        Source(addresses=["https://vizwiz.cs.colorado.edu/VizWiz_final/caption/annotations.zip"]),
+        Origin(addresses=["https://vizwiz.cs.colorado.edu/VizWiz_final/caption/annotations.zip"]),
     ),
-    "swin-base-22k": Known(
+    "swin-base-22k": Source(
         "weights/swin_base_patch4_window7_224_22k.pth",
         "Swin-B of Microsoft, ImageNet-22k, 224 pixels",
         "MIT",
-        Source(
+        Origin(
             addresses=[
                 "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
                 "swin_base_patch4_window7_224_22k.pth"
@@ -151,26 +151,26 @@ KNOWN: dict[str, Known] = {
 }
 
 
-def resolve(name: str, given: Source | None) -> Source:
+def resolve(name: str, given: Origin | None) -> Origin:
     """The source of `name` in the table, with what the configuration gives laid over it.
 
     Size, checksum and number of images belong to the file and hold for other addresses and files at hand too, unless
     the configuration gives others, or null.
     """
-    found = KNOWN[name].source.model_dump()
+    found = SOURCES[name].origin.model_dump()
     if given is not None:
         found |= given.model_dump(exclude_unset=True)
         if given.existing is not None:
             found["addresses"] = []
-    return Source(**found)
+    return Origin(**found)
 
 
 def check_name(name: str) -> str:
     """The `name` of a source as it is. Raises ValueError with the names there are if it is none."""
-    if name not in KNOWN:
-        raise ValueError(f"no source has this name; known: {', '.join(KNOWN)}{did_you_mean(name, KNOWN)}")
+    if name not in SOURCES:
+        raise ValueError(f"no source has this name; known: {', '.join(SOURCES)}{did_you_mean(name, SOURCES)}")
     return name
 
 
-Sources = dict[Annotated[str, AfterValidator(check_name)], Source]
-"""What the configuration gives by the names of `KNOWN`."""
+Sources = dict[Annotated[str, AfterValidator(check_name)], Origin]
+"""What the configuration gives by the names of `SOURCES`."""

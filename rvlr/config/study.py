@@ -7,7 +7,7 @@ when its own section changed. Unknown keys are errors, and all faults are report
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args, overload
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
@@ -17,35 +17,34 @@ from rvlr.config import checks, runs
 from rvlr.config.base import Section, Seed, UserPath
 from rvlr.config.checks import DOWNLOADS
 from rvlr.config.sections import (
-    Coco,
-    Custom,
+    AnyDataset,
+    AnyTeacher,
     Dataset,
     Evaluation,
-    Flickr30K,
     Model,
     Name,
     Relevance,
     Scoring,
-    Shapes,
-    SingleModalTeacher,
     Student,
     Teacher,
     TrainedTeacher,
     Training,
-    VizWiz,
 )
 from rvlr.config.sources import Sources
 from rvlr.errors import UserError
+
+T = TypeVar("T")
 
 
 class Study(Section):
     """The whole file. `training` holds defaults for every teacher and student, which may override single keys."""
 
-    dataset: Dataset
+    title = "a whole study"
+    dataset: AnyDataset
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=1_000)] = [0]
     models: Annotated[dict[Name, Model], Field(min_length=1)]
     training: Training = Training()
-    teachers: Annotated[dict[Name, Teacher], Field(min_length=1)]
+    teachers: Annotated[dict[Name, AnyTeacher], Field(min_length=1)]
     students: dict[Name, Student] = {}
     evaluation: Evaluation = Evaluation()
     downloads: UserPath = DOWNLOADS
@@ -60,69 +59,71 @@ class Study(Section):
 
     def teacher_model(self, teacher: str) -> str:
         """The name of the model a trained teacher starts from."""
-        return self.teachers[teacher].model or next(iter(self.models))
+        section = self.teachers[teacher]
+        named = section.model if isinstance(section, TrainedTeacher) else None
+        return named or next(iter(self.models))
 
     def start_of(self, student: str) -> str:
         """The run a student starts from: `teacher-NAME` or `initial-NAME`."""
         section = self.students[student]
         if section.start is None:
-            trained = self.teachers[section.teacher].kind == "retrieval"
+            trained = section.teacher in self.trained_teachers()
             return runs.teacher(section.teacher) if trained else runs.initial(next(iter(self.models)))
         return runs.initial(section.start) if section.start in self.models else runs.teacher(section.start)
 
+    def trained_teachers(self) -> list[str]:
+        """The names of the teachers that are trained here."""
+        return [name for name, section in self.teachers.items() if isinstance(section, TrainedTeacher)]
+
     def trained_runs(self) -> list[str]:
         """The runs that are trained, in the order of the summary."""
-        trained = [runs.teacher(name) for name, section in self.teachers.items() if section.kind == "retrieval"]
-        return trained + [runs.student(name) for name in self.students]
+        return [*map(runs.teacher, self.trained_teachers()), *map(runs.student, self.students)]
 
     def evaluated_runs(self) -> list[str]:
         """The runs that are evaluated: untrained models, if wanted, teachers, students."""
         if not self.evaluation.untrained:
             return self.trained_runs()
-        starts = [
-            runs.initial(self.teacher_model(name)) for name, one in self.teachers.items() if one.kind == "retrieval"
-        ]
+        starts = [runs.initial(self.teacher_model(name)) for name in self.trained_teachers()]
         starts += [start for start in map(self.start_of, self.students) if not runs.is_trained(start)]
         return [*dict.fromkeys(starts), *self.trained_runs()]
 
 
-# what a file is called in messages, by its section
-_KINDS = {
-    "a whole study": Study,
-    "a model": Model,
-    "a trained teacher's section": TrainedTeacher,
-    "a single-modal teacher's section": SingleModalTeacher,
-    "a student's section": Student,
-    "the relevance section": Relevance,
-    "the evaluation's section": Scoring,
-    "a data set's section": Shapes,
-    "a section of your own photographs": Custom,
-    "COCO's section": Coco,
-    "Flickr30K's section": Flickr30K,
-    "VizWiz's section": VizWiz,
-}
+_UNIONS: dict[Any, Any] = {Dataset: AnyDataset, Teacher: AnyTeacher}
+
+
+def _members(section: Any) -> tuple[Any, ...]:
+    """The sections that `section` stands for."""
+    return get_args(get_args(_UNIONS[section])[0]) if section in _UNIONS else (section,)
+
+
+_FILES = (Study, Model, *_members(Teacher), Student, Relevance, Scoring, *_members(Dataset))
+"""The sections that have files of their own."""
 _SHOWN = 50
 
 
-def parse(data: Any, source: str, section: Any = Study) -> Any:
-    """Validate `data` as the whole configuration or one section of it.
+@overload
+def parse(data: object, source: str) -> Study: ...
+@overload
+def parse(data: object, source: str, section: type[T]) -> T: ...
+def parse(data: object, source: str, section: Any = Study) -> Any:
+    """Validate `data` as the whole configuration or one section of it; `Dataset` and `Teacher` stand for every kind.
 
     Raises UserError listing every fault with the path of its key; `source` names the file in that message.
     """
     if not isinstance(data, dict):
         keys = ", ".join(list(Study.model_fields)[:4]) if section is Study else "its keys"
         raise UserError(f"{source}: found {faults.found(data)}; the file must hold a mapping with {keys}, ...")
-    members = get_args(section.__origin__) if hasattr(section, "__metadata__") else (section,)
-    other = checks.other_kind(data, members, _KINDS)
+    allowed = _UNIONS.get(section, section)
+    other = checks.other_kind(data, _members(section), _FILES)
     if other is not None:
         raise UserError(f"{source}: {other}{_where_to_find(section)}")
     if section is Study:
         data = _fill_in(data)
     lines, found = [], None
     try:
-        found = TypeAdapter(section).validate_python(data)
+        found = TypeAdapter(allowed).validate_python(data)
     except ValidationError as error:
-        lines = _once(faults.describe(error, section))
+        lines = _once(faults.describe(error, allowed))
     if section is Study:
         lines += checks.references(data)
         lines += checks.late(found) if found is not None else []
@@ -150,8 +151,12 @@ def _once(lines: list[str]) -> list[str]:
     return [line for line in lines if not (line.startswith(("teachers.", "students.")) and line.endswith(shared))]
 
 
+@overload
+def load(path: Path) -> Study: ...
+@overload
+def load(path: Path, section: type[T]) -> T: ...
 def load(path: Path, section: Any = Study) -> Any:
-    """Read and validate a YAML file."""
+    """Read a YAML file and validate it as `parse` does."""
     return parse(files.read_yaml(path), str(path), section)
 
 

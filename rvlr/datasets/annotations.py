@@ -34,7 +34,7 @@ MEMBER_LIMIT = 2**29  # bytes; the largest member, dataset_coco.json, has 144 mi
 
 @dataclass(frozen=True)
 class File:
-    """An annotation file: its key in `rvlr.config.sources.KNOWN`, where it lies, and if that is an archive, the
+    """An annotation file: its key in `rvlr.config.sources.SOURCES`, where it lies, and if that is an archive, the
     member wanted of it."""
 
     key: str

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rvlr import files, provenance
-from rvlr.config import Custom, SplitRatio
+from rvlr.config import DOWNLOADS, Custom, SplitRatio
 from rvlr.data.images import ImageError
 from rvlr.data.records import FEWEST, SPLITS, Check, Record, shuffled, split_counts, write_splits
 from rvlr.datasets import captions_file
@@ -50,7 +50,7 @@ class _Image:
         return Record(self.image_id, self.image, tuple(self.captions))
 
 
-def prepare(section: Custom, folder: Path, check: Check | None = None) -> None:
+def prepare(section: Custom, folder: Path, downloads: Path = DOWNLOADS, check: Check | None = None) -> None:
     """Check the captions file and every image, then write `folder/splits`; `check` sees the test split before.
 
     Raises UserError listing what is wrong, with file and line or record; nothing is written then.

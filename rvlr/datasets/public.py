@@ -27,8 +27,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from rvlr.config import Coco, Flickr30K, VizWiz
-from rvlr.config.sources import KNOWN
+from rvlr.config import DOWNLOADS, Coco, Flickr30K, VizWiz
+from rvlr.config.sources import SOURCES
 from rvlr.data.records import FEWEST, SPLITS, Check, Record, shuffled, write_splits
 from rvlr.datasets import annotations
 from rvlr.datasets.annotations import File, Part
@@ -36,14 +36,6 @@ from rvlr.errors import UserError, show
 from rvlr.log import logger
 
 _KARPATHY, _VIZWIZ = "karpathy-captions", "vizwiz-official-captions"
-_ANNOTATIONS = {  # from which file each split is read; VizWiz's val has none
-    ("coco", "authors"): {"train": _KARPATHY, "val": "coco-val-captions", "test": "coco-test-captions"},
-    ("coco", "karpathy"): dict.fromkeys(SPLITS, _KARPATHY),
-    ("flickr30k", "authors"): {name: f"flickr30k-{name}-captions" for name in SPLITS},
-    ("flickr30k", "karpathy"): dict.fromkeys(SPLITS, _KARPATHY),
-    ("vizwiz", "authors"): {"train": "vizwiz-train-captions", "test": "vizwiz-test-captions"},
-    ("vizwiz", "official"): {"train": _VIZWIZ, "test": _VIZWIZ},
-}
 
 PublicSection = Coco | Flickr30K | VizWiz
 Splits = dict[str, list[Record]]
@@ -57,24 +49,18 @@ class Notes(list[str]):
         logger.log(level, "%s", note)
 
 
-def annotation_sources(section: PublicSection) -> list[str]:
-    """The annotation files that `prepare` reads, as keys of `rvlr.config.sources.KNOWN`."""
-    return list(dict.fromkeys(_ANNOTATIONS[section.kind, section.annotations].values()))
+def prepare(section: PublicSection, folder: Path, downloads: Path = DOWNLOADS, check: Check | None = None) -> None:
+    """Write `folder/splits`, see `make_splits`; everything that is fetched lies below `downloads`."""
+    files = {name: downloads / SOURCES[name].file for name in section.annotation_sources.values()}
+    make_splits(section, files, str((downloads / section.kind / "images").absolute()), folder, check)
 
 
-def image_sources(section: PublicSection) -> dict[str, str]:
-    """The archives of images as keys of `rvlr.config.sources.KNOWN`, by their folder below the image root."""
-    folders = {name: known.folder for name, known in KNOWN.items() if known.folder}
-    root = f"{section.kind}/images/"
-    return {folder.removeprefix(root): name for name, folder in folders.items() if folder.startswith(root)}
-
-
-def prepare(
+def make_splits(
     section: PublicSection, files: Mapping[str, Path], image_root: str, folder: Path, check: Check | None = None
 ) -> None:
     """Read the annotations and write `folder/splits`.
 
-    files: where the files lie that `annotation_sources` names. image_root: written to `dataset.json` as it is;
+    files: where the files lie that `section.annotation_sources` names. image_root: written to `dataset.json` as it is;
     absolute, or relative to `folder/splits`. check: sees the test split before anything is written. Raises
     UserError if a file is damaged, splits share images or hold another number than expected; nothing is written
     then.
@@ -128,8 +114,8 @@ def prepare(
 
 def _read(section: PublicSection, files: Mapping[str, Path]) -> dict[str, Part]:
     """The splits as their files have them, in the order of SPLITS."""
-    folders = list(image_sources(section))
-    sources = _ANNOTATIONS[section.kind, section.annotations]
+    folders = list(section.image_sources)
+    sources = section.annotation_sources
     karpathy: dict[str, Part] = {}
     if _KARPATHY in sources.values():
         file = File(_KARPATHY, files[_KARPATHY], f"dataset_{section.kind}.json")

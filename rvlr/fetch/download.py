@@ -21,7 +21,7 @@ from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
 from rvlr import files
-from rvlr.config.sources import KNOWN, Source
+from rvlr.config.sources import SOURCES, Origin
 from rvlr.errors import UserError
 from rvlr.log import Progress, logger
 
@@ -61,8 +61,8 @@ class _BrokenError(Exception):
         self.wait = wait
 
 
-def fetch(name: str, source: Source, target: Path, unpacked: bool = False, patience: Patience = PATIENCE) -> None:
-    """Make `target` the complete, checked file `name` of the table `KNOWN`; a complete one is left as it is.
+def fetch(name: str, source: Origin, target: Path, unpacked: bool = False, patience: Patience = PATIENCE) -> None:
+    """Make `target` the complete, checked file `name` of the table `SOURCES`; a complete one is left as it is.
 
     unpacked: it is an archive of images that will be unpacked on the same disk. They need about as much room as it
     does, since they are compressed already.
@@ -90,7 +90,7 @@ def fetch(name: str, source: Source, target: Path, unpacked: bool = False, patie
         raise UserError(f"sources.{name}: {where}: {error.strerror or error}; fix this and run again") from error
 
 
-def _link(name: str, source: Source, file: Path, target: Path) -> None:
+def _link(name: str, source: Origin, file: Path, target: Path) -> None:
     """Check the file at hand and make `target` a link to it."""
     where = f"sources.{name}: existing: {file}"
     try:
@@ -110,7 +110,7 @@ def _link(name: str, source: Source, file: Path, target: Path) -> None:
 class _Transfer:
     """One file on its way to `target`; the caller holds the lock."""
 
-    def __init__(self, name: str, source: Source, target: Path, unpacked: bool, patience: Patience) -> None:
+    def __init__(self, name: str, source: Origin, target: Path, unpacked: bool, patience: Patience) -> None:
         self.name, self.source, self.target, self.unpacked, self.patience = name, source, target, unpacked, patience
         self.part = files.unfinished(target)
         self.about = self.part.with_name(f"{self.part.name}.json")
@@ -295,7 +295,7 @@ class _Transfer:
 
 
 def _remedy(name: str) -> str:
-    request = KNOWN[name].request
+    request = SOURCES[name].request
     return (
         (f"ask for the file at {request}, then " if request else "")
         + f"give the file at hand, sources: {{{name}: {{existing: PATH}}}}, "
@@ -303,7 +303,7 @@ def _remedy(name: str) -> str:
     )
 
 
-def _problem(name: str, source: Source, file: Path) -> str | None:
+def _problem(name: str, source: Origin, file: Path) -> str | None:
     """What is wrong with a file's size or checksum, if anything."""
     size = file.stat().st_size
     if size != (source.size or size) or size == 0:

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from rvlr import files, provenance
-from rvlr.config.sources import Source
+from rvlr.config.sources import Origin
 from rvlr.errors import UserError
 from rvlr.fetch import download, unpack
 
 
-def fetch(name: str, source: Source, archive: Path, folder: Path) -> None:
+def fetch(name: str, source: Origin, archive: Path, folder: Path) -> None:
     """Make the folder of images and a record of it, .json, beside it. Both stay as they are if they are there."""
     record = folder.with_name(f"{folder.name}.json")
     with files.alone(record):
@@ -36,7 +36,7 @@ def fetch(name: str, source: Source, archive: Path, folder: Path) -> None:
         files.write_json(record, {"source": name, **source.model_dump(mode="json"), "provenance": provenance.collect()})
 
 
-def _linked_elsewhere(source: Source, record: Path, folder: Path) -> bool:
+def _linked_elsewhere(source: Origin, record: Path, folder: Path) -> bool:
     """Whether the folder is a link that another `existing` led to."""
     if source.existing is None or not folder.is_symlink():
         return False

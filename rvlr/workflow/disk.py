@@ -7,9 +7,8 @@ left out, since they are fetched when they are needed, and so are names on the h
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from rvlr.config import Study, refuse
+from rvlr.config import Custom, Study, refuse
 from rvlr.config.checks import subsets, weights_of
 from rvlr.errors import UserError
 from rvlr.faults import did_you_mean
@@ -32,12 +31,11 @@ def _missing(study: Study) -> list[str]:
             faults.append(str(error))
         except OSError as error:  # in a folder that may not be entered
             faults.append(f"{key}: {weights}: {error.strerror}; change its permissions or give another path")
-    return faults + (_own_data(study) if study.dataset.kind == "custom" else [])
+    return faults + (_own_data(study.dataset, study) if isinstance(study.dataset, Custom) else [])
 
 
-def _own_data(study: Study) -> list[str]:
+def _own_data(dataset: Custom, study: Study) -> list[str]:
     """Own images and captions that are not there, and subsets for which the captions file leaves too few images."""
-    dataset = study.dataset
     faults = _absent("dataset.images", dataset.images, Path.is_dir, "the folder of your images")
     absent = _absent("dataset.captions", dataset.captions, Path.is_file, "your captions file")
     if not absent and study.evaluation.subsets:
@@ -62,7 +60,7 @@ def _spelt(path: Path) -> str:
     return ", but the same name with its accents stored in another way (Unicode NFC, NFD): copy it" if same else ""
 
 
-def _test_images(dataset: Any) -> int | None:
+def _test_images(dataset: Custom) -> int | None:
     """How many images the test split will hold; None if the captions file has faults, which its preparation lists."""
     from rvlr.data.records import split_counts
     from rvlr.datasets import captions_file

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rvlr import files
-from rvlr.config import PublicSet, Scoring, Study, runs
+from rvlr.config import Scoring, Study, TrainedTeacher, runs
 from rvlr.errors import UserError
 
 Sections = Mapping[str, Mapping[str, Any]]
@@ -31,11 +31,11 @@ def sections(settings: Study) -> Sections:
         "report": {"runs": settings.evaluated_runs(), "seeds": settings.seeds},
         "sheets": {"seed": settings.seeds[0], "queries": evaluation.queries_shown},
     }
-    if isinstance(settings.dataset, PublicSet):
+    if settings.dataset.image_sources:
         found["downloads"] = {"folder": str(settings.downloads)}
     found |= {runs.initial(name): model.model_dump(mode="json") for name, model in settings.models.items()}
     for name, teacher in settings.teachers.items():
-        named = {"model": settings.teacher_model(name)} if teacher.kind == "retrieval" else {}
+        named = {"model": settings.teacher_model(name)} if isinstance(teacher, TrainedTeacher) else {}
         found[runs.teacher(name)] = teacher.model_dump(mode="json") | named
     for name, student in settings.students.items():
         start = runs.name(settings.start_of(name))

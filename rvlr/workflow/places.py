@@ -11,7 +11,7 @@ from pathlib import Path
 from rvlr import ownership
 from rvlr.config import Study
 from rvlr.config.checks import weights_of
-from rvlr.config.sources import KNOWN
+from rvlr.config.sources import SOURCES
 from rvlr.errors import UserError
 
 FOLDERS = ("images", "cache", "seed*/*/model", "seed*/*/tensorboard")  # outputs that are folders
@@ -48,8 +48,7 @@ def check_folders(results: Path) -> None:
 def _user_paths(settings: Study) -> dict[str, Path]:
     """Every path of the configuration by its key."""
     paths = {"downloads": settings.downloads}
-    if settings.dataset.kind == "custom":
-        paths |= {"dataset.images": settings.dataset.images, "dataset.captions": settings.dataset.captions}
+    paths |= {f"dataset.{key}": path for key, path in settings.dataset.own_files.items()}
     existing = {name: source.existing for name, source in settings.sources.items() if source.existing is not None}
     paths |= {f"sources.{name}.existing": path for name, path in existing.items()}
     return paths | {key: Path(weights) for key, weights in weights_of(settings)}
@@ -57,7 +56,7 @@ def _user_paths(settings: Study) -> dict[str, Path]:
 
 def _path_faults(key: str, path: Path, results: Path) -> Iterator[str]:
     # of the downloads, what the workflow puts there counts, which may lie in the results while the folder does not
-    places = [path / known.file for known in KNOWN.values()] if key == "downloads" else []
+    places = [path / known.file for known in SOURCES.values()] if key == "downloads" else []
     if any(_inside(place, results) for place in (path, *places)):
         yield (
             f"{path} lies in {results}, which the workflow writes and deletes from; move it elsewhere, or choose "

@@ -11,7 +11,6 @@ import yaml
 from rvlr import config as rvlr_config
 from rvlr import files, provenance
 from rvlr.config import sources as rvlr_sources
-from rvlr.datasets import public
 from rvlr.data.records import SPLITS
 from rvlr.errors import UserError
 from rvlr.report import records
@@ -48,17 +47,16 @@ DATASET = SETTINGS.dataset.name
 RESULTS = f"results/{DATASET}"
 DOWNLOADS = str(SETTINGS.downloads)
 SOURCES = f"{RESULTS}/config/sources.yaml"
-PUBLIC = isinstance(SETTINGS.dataset, rvlr_config.PublicSet)
 
 # Where the sources lie below the downloads: single files, and folders of images that are unpacked from an archive.
 SOURCE_OF = {
     known.file: name
-    for name, known in rvlr_sources.KNOWN.items()
+    for name, known in rvlr_sources.SOURCES.items()
     if known.folder is None
 }
 IMAGES_OF = {
     known.folder: name
-    for name, known in rvlr_sources.KNOWN.items()
+    for name, known in rvlr_sources.SOURCES.items()
     if known.folder is not None
 }
 
@@ -95,20 +93,15 @@ def section_json(wildcards):
 def processes_of(wildcards):
     """The GPUs that a training or an extraction asks for: one a process."""
     if hasattr(wildcards, "student"):
-        return SETTINGS.students[wildcards.student].training.processes
-    teacher = SETTINGS.teachers[wildcards.teacher]
-    return (
-        teacher.training.processes
-        if is_trained(wildcards.teacher)
-        else teacher.processes
-    )
+        return SETTINGS.students[wildcards.student].processes
+    return SETTINGS.teachers[wildcards.teacher].processes
 
 
 def prepared_images():
     """The folder of images that the data set's preparation makes; own photographs stay where they are."""
     return (
         [directory("results/{dataset}/images")]
-        if SETTINGS.dataset.kind == "shapes"
+        if SETTINGS.dataset.makes_images
         else []
     )
 
@@ -144,34 +137,34 @@ def write_sources():
 
 def fetched_images(wildcards):
     """The records of the folders of images that a public data set is made of; own photographs lie where they are."""
-    names = public.image_sources(SETTINGS.dataset).values() if PUBLIC else ()
-    return [f"{DOWNLOADS}/{rvlr_sources.KNOWN[name].folder}.json" for name in names]
+    names = SETTINGS.dataset.image_sources.values()
+    return [f"{DOWNLOADS}/{rvlr_sources.SOURCES[name].folder}.json" for name in names]
 
 
 def images_of_splits(wildcards):
     """What every stage that opens images reads beside a split file."""
-    if SETTINGS.dataset.kind == "shapes":
+    if SETTINGS.dataset.makes_images:
         images = [f"{RESULTS}/images"]
-    elif SETTINGS.dataset.cache is not None:
+    elif SETTINGS.dataset.copies is not None:
         images = [f"{RESULTS}/cache"]
     else:
         # the preparation of own photographs has opened each of them
-        images = [f"{RESULTS}/verified.json"] if PUBLIC else []
+        images = [f"{RESULTS}/verified.json"] if SETTINGS.dataset.image_sources else []
     return [f"{RESULTS}/splits/dataset.json", *fetched_images(wildcards), *images]
 
 
 def frozen_for_preparation(wildcards):
     """The sections that the preparation reads, or takes its options from."""
-    names = ["dataset", *(["downloads"] if PUBLIC else [])]
+    names = ["dataset", *(["downloads"] if SETTINGS.dataset.image_sources else [])]
     return [f"{RESULTS}/config/{name}.yaml" for name in names]
 
 
 def source_files(wildcards):
     """The annotations that the preparation reads."""
-    if PUBLIC:
-        names = public.annotation_sources(SETTINGS.dataset)
-        return [f"{DOWNLOADS}/{rvlr_sources.KNOWN[name].file}" for name in names]
-    return [str(SETTINGS.dataset.captions)] if SETTINGS.dataset.kind == "custom" else []
+    names = dict.fromkeys(SETTINGS.dataset.annotation_sources.values())
+    fetched = [f"{DOWNLOADS}/{rvlr_sources.SOURCES[name].file}" for name in names]
+    own = SETTINGS.dataset.own_captions
+    return fetched if own is None else [*fetched, str(own)]
 
 
 def weights_of(model):
@@ -308,13 +301,13 @@ def replaced_captions():
     """The record of a preparation that read another captions file than the one that lies there now, which may be older,
     as a copy brought back is."""
     record = Path(f"{RESULTS}/splits/dataset.json")
-    if SETTINGS.dataset.kind != "custom" or not record.exists():
+    if SETTINGS.dataset.own_captions is None or not record.exists():
         return []
     try:
         digest = files.read_json(record).get("captions_sha256")
     except UserError:
         return [record]
-    return [record] if digest != provenance.sha256(SETTINGS.dataset.captions) else []
+    return [record] if digest != provenance.sha256(SETTINGS.dataset.own_captions) else []
 
 
 def force_to_be_made_again(wildcards):

@@ -47,8 +47,8 @@ from pathlib import Path
 from random import Random
 
 from rvlr import files, log
-from rvlr.config import Shapes
-from rvlr.data.records import SPLITS, Record, write_splits
+from rvlr.config import DOWNLOADS, Shapes
+from rvlr.data.records import SPLITS, Check, Record, write_splits
 from rvlr.datasets.shapes import grammar
 from rvlr.datasets.shapes.grammar import Told
 from rvlr.datasets.shapes.scene import Scene, distinct_scenes, render, sample
@@ -110,7 +110,7 @@ def shown(section: Shapes, split: str, index: int, scene: Scene) -> Scene:
     return Scene(background, tuple(things))
 
 
-def prepare(section: Shapes, folder: Path) -> None:
+def prepare(section: Shapes, folder: Path, downloads: Path = DOWNLOADS, check: Check | None = None) -> None:
     """Write `folder/images/{split}/*.png` and `folder/splits`. UserError if there are not enough scenes."""
     drawn = scenes(section)
     records: dict[str, list[Record]] = {name: [] for name in SPLITS}
@@ -128,4 +128,5 @@ def prepare(section: Shapes, folder: Path) -> None:
                 records[split].append(Record(image_id, f"{split}/{image_id}.png", texts))
                 done += 1
                 progress.update(done)
-    write_splits(folder / "splits", records, "../images", name=section.name, settings=section.model_dump(mode="json"))
+    settings = section.model_dump(mode="json")
+    write_splits(folder / "splits", records, "../images", check, name=section.name, settings=settings)
