@@ -32,47 +32,52 @@ def record(image: object = "a.jpg", captions: object = ("a dog",), **more: objec
 
 A, B, C = (record(name) for name in ("a.jpg", "b.png", "c.jpg"))
 
-# file name, content, what the message must hold: place, what was found, how to mend it
+# file name, content, what the message must hold: place, what was found, how to fix it
 BROKEN = {
     "empty caption": (
         "c.csv",
         "image,caption\na.jpg,\n",
-        ["line 2: caption is empty; write one or remove it"],
+        ["line 2: caption: empty; write a caption or remove it"],
     ),
     "whitespace caption": (
         "c.jsonl",
         lines(A, record("b.png", ["a", " \t\n"])),
-        ["line 2: caption 2 is empty"],
+        ["line 2: captions[1]: empty; write a caption or remove it"],
     ),
     "caption not a string": (
         "c.jsonl",
         lines(record("a.jpg", ["a", 7])),
-        ["line 1: caption 2 is 7", "a string"],
+        ["line 1: captions[1]: found 7; give text"],
     ),
     "no captions": (
         "c.jsonl",
         lines(A, record("b.png", [])),
-        ["line 2: captions is []", "one or more strings"],
+        ["line 2: captions: found an empty list; give a list of texts, at least 1"],
     ),
     "captions not a list": (
         "c.jsonl",
         lines(record("a.jpg", "a dog")),
-        ["captions is 'a dog'", "must be a list"],
+        ["line 1: captions: found 'a dog' (text); give a list of texts"],
     ),
     "caption a number": (
         "c.jsonl",
         lines({"image": "a.jpg", "caption": 7}),
-        ["line 1: caption is 7; it must be a string"],
+        ["line 1: caption: found 7; give text or a list of texts"],
     ),
     "caption an empty list": (
         "c.jsonl",
         lines(A, {"image": "b.png", "caption": []}),
-        ["line 2: caption is []; it must be a list of one or more strings"],
+        ["line 2: caption: found an empty list; give text or a list of texts, at least 1"],
     ),
     "caption a list with faults": (
         "c.jsonl",
         lines({"image": "a.jpg", "caption": ["x", 7, " ", ["y"]]}),
-        ["line 1: caption 2 is 7; it must be", "line 1: caption 3 is empty", "line 1: caption 4 is ['y']"],
+        [
+            "3 faults",
+            "line 1: caption[1]: found 7; give text",
+            "line 1: caption[2]: empty",
+            "line 1: caption[3]: found a list of 1, ['y']; give text",
+        ],
     ),
     "caption missing": (
         "c.jsonl",
@@ -80,43 +85,66 @@ BROKEN = {
         ["neither 'captions' nor 'caption'", "give one"],
     ),
     "caption twice": ("c.jsonl", lines(record(caption="x")), ["both 'captions' and 'caption'", "give one"]),
-    "lone surrogate": ("c.jsonl", lines(record("a.jpg", ["\ud83d dog"])), [r"caption 1 is '\ud83d dog'"]),
+    "lone surrogate": (
+        "c.jsonl",
+        lines(record("a.jpg", ["\ud83d dog"])),
+        [r"captions[0]: found '\ud83d dog', in which half a character"],
+    ),
     "no image": (
         "c.jsonl",
         lines(A, {"caption": "x"}),
-        ["line 2: no key 'image'", "path below the images folder"],
+        ["line 2: image: missing; give the path of an image file below the images folder"],
     ),
-    "image not a string": ("c.jsonl", lines(record(3)), ["line 1: image is 3", "must be the path of a file"]),
+    "image not a string": ("c.jsonl", lines(record(3)), ["line 1: image: found 3; give the path of an image file"]),
     "image empty": (
         "c.csv",
         "image,caption\n,a dog\n",
-        ["line 2: image is ''", "must be the path of a file"],
+        ["line 2: image: found ''; give the path of an image file"],
     ),
     "unknown key": (
         "c.json",
         json.dumps([A, B, record("c.jpg", spilt="val")]),
-        ["record 3 (line 1): unknown key 'spilt'", "allowed: image, captions, caption, image_id, split"],
+        ["1 fault;", "record 3 (line 1): spilt: unknown key; did you mean 'split'?"],
     ),
     "record not an object": (
         "c.jsonl",
         '{"image": "a.jpg", "caption": "x"}\n["b.png", "y"]\n',
         ["line 2: found ['b"],
     ),
-    "id not text": ("c.jsonl", lines(record(image_id=1.5)), ["line 1: image_id is 1.5", "whole number"]),
-    "id empty": ("c.jsonl", lines(record(image_id="")), ["line 1: image_id is ''", "whole number"]),
+    "several faults in a record": (
+        "c.json",
+        json.dumps([record("C:\\a.jpg", [" "], image_id=True, more=1)]),
+        [
+            "4 faults",
+            "record 1 (line 1): image: found 'C:\\\\a.jpg', an address or a Windows path",
+            "record 1 (line 1): captions[0]: empty",
+            "record 1 (line 1): image_id: found true; give text or a whole number",
+            "record 1 (line 1): more: unknown key; the keys here are image, captions, caption, image_id, split",
+        ],
+    ),
+    "id not text": (
+        "c.jsonl",
+        lines(record(image_id=1.5)),
+        ["1 fault;", "line 1: image_id: found 1.5; give text or a whole number"],
+    ),
+    "id empty": ("c.jsonl", lines(record(image_id="")), ["line 1: image_id: found ''; give text or a whole number"]),
     "Latin-1": (
         "c.csv",
         "image,caption\na.jpg,a dog\nb.png,a café\n".encode("latin-1"),
-        ["line 3: not UTF-8 (byte 0xe9 at offset 37)", "save the file with the encoding UTF-8"],
+        ["line 3: not UTF-8 at byte 37 (0xe9); save the file as UTF-8"],
     ),
-    "UTF-16": ("c.json", json.dumps([A]).encode("utf-16"), ["line 1: not UTF-8 (byte 0xff at offset 0)"]),
-    "absolute path": ("c.jsonl", lines(A, record("/etc/passwd")), ["line 2: image '/etc/passwd' leaves the"]),
+    "UTF-16": ("c.json", json.dumps([A]).encode("utf-16"), ["line 1: not UTF-8 at byte 0 (0xff)"]),
+    "absolute path": (
+        "c.jsonl",
+        lines(A, record("/etc/passwd")),
+        ["line 2: image: found '/etc/passwd', which leaves"],
+    ),
     "dots": (
         "c.csv",
         "image,caption\nsub/../a.jpg,x\n",
-        ["line 2: image 'sub/../a.jpg' leaves", "without '..'"],
+        ["line 2: image: found 'sub/../a.jpg', which leaves", "without '..'"],
     ),
-    "only a dot": ("c.jsonl", lines(record(".")), ["line 1: image '.' leaves the images folder"]),
+    "only a dot": ("c.jsonl", lines(record(".")), ["line 1: image: found '.', which leaves the images folder"]),
     "JSON syntax": (
         "c.json",
         '[\n {"image": "a.jpg",\n  "caption" "x"}\n]',

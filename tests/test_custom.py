@@ -82,7 +82,7 @@ BROKEN = {
         ["line 4", "'x.jpg' is not in"],
     ),
     "NUL in path": ("c.jsonl", lines(record("a\0.jpg")), [r"line 1: image 'a\x00.jpg' "]),
-    "surrogate in path": ("c.jsonl", lines(record("\ud83d.jpg")), [r"line 1: image "]),
+    "surrogate in path": ("c.jsonl", lines(record("\ud83d.jpg")), [r"line 1: image: found "]),
     "folder as image": (
         "c.jsonl",
         lines(A, B, record("sub"), D, E),
@@ -111,7 +111,11 @@ BROKEN = {
     "unknown split": (
         "c.jsonl",
         lines(TRAIN, VAL, record("c.jpg", split="Test"), VAL2, TEST2),
-        ["1 fault;", "line 3: split is 'Test'; allowed: train, val, test, validation, valid, dev"],
+        [
+            "1 fault;",
+            "line 3: split: found 'Test' (text); give one of 'train', 'val', 'test'",
+            "; did you mean 'test'?",
+        ],
     ),
     "some without split": (
         "c.jsonl",
@@ -239,7 +243,7 @@ def test_faults_come_together_in_order_and_twenty_at_a_time(images: Path) -> Non
     title, *faults = text.splitlines()
     assert title == f"{images.parent}/c.jsonl: 58 faults; nothing was written"
     assert faults[0].startswith("  line 1: image 'a.jpg' is an empty file")
-    assert faults[1] == "  line 2: caption 1 is empty; write one or remove it"
+    assert faults[1] == "  line 2: captions[0]: empty; write a caption or remove it"
     assert faults[2].startswith("  line 2: image '0.jpg' is not in ")
     assert faults[20:] == ["  ... and 38 more"]
     assert len(faults) == FAULTS_SHOWN + 1

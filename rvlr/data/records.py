@@ -66,6 +66,11 @@ class Split:
         """SHA-256 over ids, paths and captions."""
         return provenance.digest([asdict(record) for record in self.records])
 
+    @property
+    def caption_ids(self) -> list[str]:
+        """The id of every caption, in the order of the images: `IMAGE_ID#N`, N counted from 0 within its image."""
+        return [f"{record.image_id}#{number}" for record in self.records for number in range(len(record.captions))]
+
     def path(self, index: int) -> Path:
         """Where the image of record `index` lies."""
         return self.image_root / self.records[index].image
@@ -78,6 +83,11 @@ class Split:
                 f"{self.image_root}: no such folder, but the images of the split {self.name!r} must lie there; put it "
                 f"there, or run the {stage} stage again"
             )
+
+
+def image_of_caption(caption_id: str) -> str:
+    """The id of the image that a caption belongs to, see `Split.caption_ids`."""
+    return caption_id.rpartition("#")[0]
 
 
 Check = Callable[[Split], None]
@@ -98,6 +108,11 @@ def shuffled(records: Sequence[Record], seed: int) -> list[Record]:
         return hashlib.sha256(f"{seed}:{record.image_id}".encode()).digest()
 
     return sorted(records, key=draw)
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen."""
+    return not any(sign.isprintable() and not sign.isspace() for sign in text)
 
 
 def split_files(folder: Path) -> list[Path]:
@@ -135,8 +150,9 @@ def read_split(path: Path, originals: bool = False) -> Split:
     """
     about = _read_about(path)
     try:
-        records = _parse(path, files.read_text(path))
-        if about["checksums"].get(path.stem) != provenance.sha256(path):
+        text = files.read_text(path)
+        records = _parse(path, text)
+        if about["checksums"].get(path.stem) != hashlib.sha256(text.encode()).hexdigest():
             raise UserError(f"{path}: edited or replaced since it was made: {_difference(records, about, path.stem)}")
     except UserError as error:
         raise UserError(f"{error}; {_REMEDY}") from None
@@ -165,7 +181,7 @@ def _read_about(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a split; splits are {', '.join(f'{name}.jsonl' for name in SPLITS)}")
     if not file.exists() and not file.is_symlink():
         raise UserError(f"{path}: not a split that was prepared: there is no {file}; run the prepare stage first")
-    about = files.read_json(file)
+    about: dict[str, Any] = files.read_json(file)
     for name, kind in {"image_root": str, "counts": dict, "checksums": dict, "cache": dict | None}.items():
         if not isinstance(about.get(name), kind):
             raise UserError(f"{file}: {name} is {show(about.get(name))}, not what the prepare stage writes; {_REMEDY}")

@@ -23,8 +23,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
 
 from rvlr import files
-from rvlr.data.records import Record
-from rvlr.datasets.captions_file import is_blank
+from rvlr.data.records import Record, is_blank
 from rvlr.errors import UserError, show
 from rvlr.faults import FAULTS_SHOWN, describe
 from rvlr.fetch.unpack import read_member

@@ -1,14 +1,15 @@
-"""Captions files of users: JSON, JSONL and CSV, read into entries that know their place in the file.
+"""Captions files of users: JSON, JSONL and CSV, read into entries with their places in the file.
 
-Enters: the file. Leaves: a list of `Entry`, and the `Faults` found on the way, to which the caller adds its
-own before all are raised at once. A file that cannot be taken apart (not UTF-8, broken syntax, wrong header)
-is refused here.
+Enters: the file. Leaves: a list of `Entry`, and the `Faults` that were found. The caller adds its own faults before
+all are raised at once. A file that cannot be taken apart (not UTF-8, broken syntax, wrong header) is refused here.
 
-JSON holds a list of records and JSONL one record a line, with the keys `image`, `captions` (a list) or
-`caption` (a string, or a list as in the annotations published for COCO, Flickr30K and VizWiz), and if wanted
+JSON holds a list of records, and JSONL one record a line. A record has the keys `image` and either `captions` (a list)
+or `caption` (a string, or a list as in the annotations published for COCO, Flickr30K and VizWiz), and if wanted
 `image_id` and `split`, where null counts as absent. CSV has the header `image,caption[,split][,image_id]` in
 any order and one caption a row, where an empty optional cell counts as absent. Blank lines are skipped in JSONL
 and CSV. The file is not trusted: an image path that is absolute or has `..` is a fault.
+
+The annotations of the public data sets are read by `rvlr.datasets.annotations`.
 """
 
 import csv
@@ -16,30 +17,39 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from io import StringIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+)
 
 from rvlr import files
-from rvlr.data.records import SPLITS
+from rvlr.data.records import is_blank
 from rvlr.documents import each_key_once
-from rvlr.errors import show
-from rvlr.faults import Faults, Place
+from rvlr.errors import UserError, show
+from rvlr.faults import Faults, Place, describe
 
-KEYS = ("image", "captions", "caption", "image_id", "split")
 COLUMNS = ("image", "caption", "split", "image_id")
-SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("validation", "valid", "dev"), "val")
 
 _EXAMPLE = '{"image": "cat.jpg", "captions": ["a cat", "a grey cat asleep"]}'
 _FOREIGN = re.compile(r"[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]+://")
-_BETWEEN_RECORDS = re.compile(r"[ \t\r\n,]*")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, which JSON can write as an escape, but UTF-8 cannot
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One record or row. `image` is normalised, so that `./a.jpg` and `a.jpg` are one image; `captions` holds
-    the sound ones; `split` is train, val or test."""
+    """One record or row. `image` is normalised, so that `./a.jpg` and `a.jpg` are one image. `captions` are empty if
+    the record has a fault; `split` is train, val or test."""
 
     place: Place
     image: str
@@ -48,32 +58,32 @@ class Entry:
     split: str | None
 
 
-def read(path: Path) -> tuple[list[Entry], Faults]:
-    """Read a captions file whose extension is one of `READERS`.
+def check_ending(path: Path) -> None:
+    """Raise UserError unless the name of a captions file has one of the endings of `READERS`."""
+    if path.suffix.lower() not in READERS:
+        allowed = ", ".join(READERS)
+        raise UserError(f"{path}: extension {path.suffix!r}; a captions file must end in one of {allowed}")
 
-    Returns the entries that name an image, and the faults of single entries. Raises UserError if the file cannot be
-    read, is not UTF-8, not valid JSON or CSV, has a wrong CSV header or holds no record.
+
+def read(path: Path) -> tuple[list[Entry], Faults]:
+    """Read a captions file.
+
+    Returns the entries that name an image, and the faults of single records. Raises UserError if the file has another
+    ending than those of `READERS`, cannot be read, is not UTF-8, not valid JSON or CSV, has a wrong CSV header or holds
+    no record.
     """
+    check_ending(path)
     faults = Faults(path)
-    text = _decode(files.read_bytes(path), faults)
+    text = files.read_text(path).removeprefix("\ufeff")
     entries, empty = [], True
     for place, fields in READERS[path.suffix.lower()](text, faults):
         empty = False
-        entry = _entry(fields, partial(faults.add, place=place), place)
+        entry = _entry(fields, place, faults)
         if entry is not None:
             entries.append(entry)
     if empty and not faults:
         faults.fail("no records found; the file must hold at least one image with a caption")
     return entries, faults
-
-
-def _decode(data: bytes, faults: Faults) -> str:
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        place = Place(data.count(b"\n", 0, error.start) + 1)
-        found = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-        faults.fail(f"not UTF-8 ({found}); save the file with the encoding UTF-8", place)
 
 
 # --- formats ------------------------------------------------------------------------------------------------
@@ -103,10 +113,11 @@ def _read_json(text: str, faults: Faults) -> Fields:
         faults.fail(_syntax(error))
     if not isinstance(records, list):
         faults.fail(f"found {show(records)}; the file must hold a list of records: [{_EXAMPLE}, ...]")
-    # the second pass is for the lines: a parsed list does not tell where its records began
+    # the second pass is for the lines: a parsed list does not say where its records begin
     position, line, counted = text.index("[") + 1, 1, 0
     for number in range(1, len(records) + 1):
-        position = _BETWEEN_RECORDS.match(text, position).end()
+        while text[position] in " \t\r\n,":
+            position += 1
         line, counted = line + text.count("\n", counted, position), position
         place = Place(line, number)
         try:
@@ -177,93 +188,90 @@ READERS: Mapping[str, Callable[[str, Faults], Fields]] = {
 
 # --- fields -------------------------------------------------------------------------------------------------
 
-Complain = Callable[[str], None]
 
-
-def _entry(fields: Any, complain: Complain, place: Place) -> Entry | None:
-    """Check the fields of one record; None if it names no usable image."""
-    if not isinstance(fields, dict):
-        hint = "; a file that holds a list of records must end in .json" if isinstance(fields, list) else ""
-        complain(f"found {show(fields)}; a record must look like {_EXAMPLE}{hint}")
-        return None
-    for name in fields:
-        if name not in KEYS:
-            complain(f"unknown key {show(name)}; allowed: {', '.join(KEYS)}; correct or remove it")
-    image = _image(fields, complain)
-    captions = _captions(fields, complain)
-    image_id = _image_id(fields.get("image_id"), complain)
-    split = _split(fields.get("split"), complain)
-    return None if image is None else Entry(place, image, captions, image_id, split)
-
-
-def _is_unicode(text: str) -> bool:
-    """False for half a surrogate pair, which JSON can write as an escape but no UTF-8 file can hold."""
-    return not re.search(r"[\ud800-\udfff]", text)
-
-
-def is_blank(text: str) -> bool:
-    """Whether nothing of a text can be seen."""
-    return not any(sign.isprintable() and not sign.isspace() for sign in text)
-
-
-def _image(fields: Mapping[str, Any], complain: Complain) -> str | None:
-    if "image" not in fields:
-        complain("no key 'image'; name the image file by its path below the images folder")
-        return None
-    value = fields["image"]
-    if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
-        complain(f"image is {show(value)}; it must be the path of a file below the images folder")
-        return None
-    if _FOREIGN.match(value):
-        complain(f"image {show(value)} is an address or a Windows path; give the path below the images folder, with /")
-        return None
-    path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or not path.name:
-        complain(f"image {show(value)} leaves the images folder; give the path below it, without '..'")
-        return None
-    return path.as_posix()
-
-
-def _captions(fields: Mapping[str, Any], complain: Complain) -> tuple[str, ...]:
-    given = [name for name in ("captions", "caption") if name in fields]
-    if len(given) != 1:
-        found = "both 'captions' and 'caption'" if given else "neither 'captions' nor 'caption'"
-        complain(f"{found}; give one: 'captions', a list of strings, or 'caption', a string or a list")
-        return ()
-    key, value = given[0], fields[given[0]]
-    listed = isinstance(value, list)
-    if value == [] or (key == "captions" and not listed):
-        complain(f"{key} is {show(value)}; it must be a list of one or more strings")
-        return ()
-    sound = []
-    for number, caption in enumerate(value if listed else [value], 1):
-        name = f"caption {number}" if listed else "caption"
-        if not isinstance(caption, str) or not _is_unicode(caption):
-            complain(f"{name} is {show(caption)}; it must be a string of text")
-        elif is_blank(caption):
-            complain(f"{name} is empty; write one or remove it")
-        elif "\0" in caption:
-            complain(f"{name} is {show(caption)}, with a zero byte in it; remove that")
-        else:
-            sound.append(caption)
-    return tuple(sound)
-
-
-def _image_id(value: Any, complain: Complain) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
-        complain(f"image_id is {show(value)}; it must be a string or a whole number")
-        return None
+def _check_characters(value: Any) -> Any:
+    if isinstance(value, str) and _SURROGATE.search(value):
+        raise ValueError(f"found {show(value)}, in which half a character is missing; write it again")
     return value
 
 
-def _split(value: Any, complain: Complain) -> str | None:
-    if value is None:
+def _image_path(value: str) -> str:
+    path = PurePosixPath(value)
+    if _FOREIGN.match(value):
+        raise ValueError(
+            f"found {show(value)}, an address or a Windows path; give the path below the images folder, with /"
+        )
+    if not value.strip():
+        raise ValueError(f"found {show(value)}; give the path of an image file below the images folder")
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"found {show(value)}, which leaves the images folder; give the path below it, without '..'")
+    return path.as_posix()
+
+
+def _caption(value: str) -> str:
+    if is_blank(value):
+        raise ValueError("empty; write a caption or remove it")
+    if "\0" in value:
+        raise ValueError(f"found {show(value)}, with a zero byte in it; remove that")
+    return value
+
+
+def _image_id(value: str | int | None) -> str | int | None:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError(f"found {show(value)}; give text or a whole number")
+    return value
+
+
+SplitName = Literal["train", "val", "test", "validation", "valid", "dev"]
+_Text = Annotated[str, BeforeValidator(_check_characters)]
+_Caption = Annotated[_Text, AfterValidator(_caption)]
+_Captions = Annotated[list[_Caption], Field(min_length=1)]
+_ImagePath = Annotated[
+    _Text, AfterValidator(_image_path), Field(description="the path of an image file below the images folder")
+]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    image: _ImagePath
+    captions: _Captions = []
+    caption: Annotated[
+        Annotated[_Caption, Tag("text")] | Annotated[_Captions, Tag("list")],
+        Discriminator(lambda value: "list" if isinstance(value, list) else "text"),
+    ] = []
+    image_id: Annotated[str | int | None, BeforeValidator(_check_characters), AfterValidator(_image_id)] = None
+    split: SplitName | None = None
+
+    def entry(self, place: Place) -> Entry:
+        captions = [self.caption] if isinstance(self.caption, str) else self.captions or self.caption
+        split = None if self.split is None else self.split if self.split in ("train", "test") else "val"
+        image_id = None if self.image_id is None else str(self.image_id)
+        return Entry(place, self.image, tuple(captions), image_id, split)
+
+
+_IMAGE: TypeAdapter[str] = TypeAdapter(_ImagePath)
+
+
+def _entry(fields: Any, place: Place, faults: Faults) -> Entry | None:
+    """Check the fields of one record and note their faults; None if no usable image is named."""
+    if not isinstance(fields, dict):
+        hint = "; a file that holds a list of records must end in .json" if isinstance(fields, list) else ""
+        faults.add(f"found {show(fields)}; a record must look like {_EXAMPLE}{hint}", place)
         return None
-    if not isinstance(value, str) or value not in SPLIT_NAMES:
-        complain(f"split is {show(value)}; allowed: {', '.join(SPLIT_NAMES)}")
+    found: list[str] = []
+    if ("captions" in fields) == ("caption" in fields):
+        keys = "both 'captions' and 'caption'" if "caption" in fields else "neither 'captions' nor 'caption'"
+        found.append(f"{keys}; give one: 'captions', a list of strings, or 'caption', a string or a list")
+    try:
+        record = _Record.model_validate(fields)
+    except ValidationError as error:
+        found += describe(error, _Record)
+    for fault in found:
+        faults.add(fault, place)
+    if not found:
+        return record.entry(place)
+    try:  # whether the image is there is checked too
+        return Entry(place, _IMAGE.validate_python(fields.get("image"), strict=True), (), None, None)
+    except ValidationError:
         return None
-    return SPLIT_NAMES[value]

@@ -59,7 +59,7 @@ def prepare(section: Custom, folder: Path, downloads: Path = DOWNLOADS, check: C
     entries, faults = captions_file.read(section.captions)
     images = _merge(entries)
     _check_consistency(images, faults)
-    if not faults:  # a misspelt split would be counted again as an image without one
+    if not faults:  # an image with a misspelt split would be counted as one without a split
         _check_splits(images, section.split, faults)
     root = section.images.resolve()
     _check_files(images, root, faults)
@@ -89,14 +89,11 @@ def prepare(section: Custom, folder: Path, downloads: Path = DOWNLOADS, check: C
 def _check_inputs(section: Custom) -> None:
     """Raise UserError unless the captions file has a known format and the images folder exists."""
     problems = []
-    if section.captions.suffix.lower() not in captions_file.READERS:
-        found, allowed = section.captions.suffix, ", ".join(captions_file.READERS)
-        problems.append(f"{section.captions}: extension {found!r}; a captions file must end in one of {allowed}")
-    else:
-        try:
-            files.check_file(section.captions)
-        except UserError as error:
-            problems.append(f"{error}; set dataset.captions to your captions file")
+    try:
+        captions_file.check_ending(section.captions)
+        files.check_file(section.captions)
+    except UserError as error:
+        problems.append(f"{error}; set dataset.captions to your captions file")
     if not section.images.is_dir():
         found = "not a folder" if os.path.lexists(section.images) else "no such folder"
         problems.append(f"{section.images}: {found}; set dataset.images to the folder of images")
@@ -154,7 +151,7 @@ def _check_splits(images: Sequence[_Image], ratio: SplitRatio, faults: Faults) -
             first.place,
         )
     else:
-        counts = Counter(image.split for image in images)
+        counts = Counter(str(image.split) for image in images)
         for name in SPLITS:
             if counts[name] < FEWEST[name]:
                 found = ", ".join(f"{counts[split]} {split}" for split in SPLITS if split in counts)
