@@ -62,12 +62,12 @@ def verify(
 ) -> None:
     """Open every image of a data set once; list those that training could not read."""
     log.setup(log_file)
-    from rvlr.data.records import SPLITS, read_split
+    from rvlr.data.records import read_originals
     from rvlr.datasets import verify as stage
 
     made = [output, output.with_name(stage.LISTING)]
     check_paths({"--splits": splits, "--log-file": log_file}, {"--output": made})
-    stage.verify([read_split(splits / f"{name}.jsonl", originals=True) for name in SPLITS], output)
+    stage.verify(read_originals(splits), output)
 
 
 @app.command()
@@ -83,10 +83,10 @@ def cache(
     if section.copies is None:
         raise UserError(f"{config_file}: cache is not set; give dataset.cache its short_side, format and quality")
     check_paths({"--config": config_file, "--splits": splits, "--log-file": log_file}, {"--output": output})
-    from rvlr.data.records import SPLITS, read_split
+    from rvlr.data.records import read_originals
     from rvlr.datasets import cache as stage
 
-    found = [read_split(splits / f"{name}.jsonl", originals=True) for name in SPLITS]
+    found = read_originals(splits)
     check_paths({"the images of the splits,": found[0].image_root}, {"--output": output})
     prepared = files.read_json(splits / "dataset.json").get("cache")
     if prepared != section.copies.model_dump():

@@ -160,6 +160,12 @@ def read_split(path: Path, originals: bool = False) -> Split:
     return Split(path.stem, records, (path.parent / (CACHE if cached else about["image_root"])).resolve(), cached)
 
 
+def read_originals(folder: Path) -> list[Split]:
+    """The splits of a data set in the order of `SPLITS`, with the images that the cache is made from. Raises as
+    `read_split`."""
+    return [read_split(folder / f"{name}.jsonl", originals=True) for name in SPLITS]
+
+
 def _difference(records: list[Record], about: dict[str, Any], name: str) -> str:
     """How a split differs from what `dataset.json` says of it."""
     found = {"images": len(records), "captions": sum(len(record.captions) for record in records)}
