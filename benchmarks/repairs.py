@@ -1,9 +1,9 @@
 """What each repair of the paper's protocol changes: `python benchmarks/repairs.py results/shapes student-rvlr`.
 
 Starts from protocol `paper`, applies one repair at a time, then all of them, which is protocol `corrected`; both ends
-are checked against `rvlr.evaluation.protocols`, but for the order of ties. Prints NDCG@10 and R-mean, in percent, as a
-Markdown table. Last comes what the published code does to the same scores on more than one GPU. METHOD.md, "Where the
-published code differs".
+are checked against `rvlr.evaluation`, but for the order of ties. Prints NDCG@10 and R-mean, in percent, as a
+Markdown table. Last comes what the published code does to the same scores on more than one GPU; docs/METHOD.md, "Where
+the published code differs".
 """
 
 import argparse
@@ -16,9 +16,9 @@ import numpy as np
 
 from rvlr import config, relevance
 from rvlr.data.records import read_split
-from rvlr.evaluation import metrics, protocols
-from rvlr.evaluation.protocols import NOT_A_CANDIDATE, Inputs
-from rvlr.evaluation.stage import device, score
+from rvlr.evaluation import corrected, metrics, paper
+from rvlr.evaluation.inputs import NOT_A_CANDIDATE, Inputs
+from rvlr.evaluation.scoring import device, score
 from rvlr.models import build
 
 REPAIRS = {
@@ -27,7 +27,7 @@ REPAIRS = {
     "every caption a query": "T→T and T→IT have every caption as a query",
     "matrices the right way round": "T→IT reads the query's own logits and relevance",
     "one scale": "mixed lists by standardised cosines",
-    "ranks for all": "what is no candidate follows by cosine",
+    "ranks for all": "items that are no candidates follow by cosine",
 }
 Lists = tuple[np.ndarray, np.ndarray]
 
@@ -71,7 +71,7 @@ def leave_out(scores: np.ndarray, gains: np.ndarray, own: np.ndarray, repairs: s
 def join(images: np.ndarray, texts: np.ndarray, of_images: np.ndarray, of_texts: np.ndarray, repairs: set) -> Lists:
     """A mixed list: images first."""
     if "one scale" in repairs:
-        images, texts = protocols._standardise(images), protocols._standardise(texts)
+        images, texts = corrected.standardise(images), corrected.standardise(texts)
     return np.hstack([images, texts]), np.hstack([of_images, of_texts])
 
 
@@ -95,14 +95,14 @@ def ndcg(inputs: Inputs, direction: str, repairs: set[str]) -> float:
 def row(inputs: Inputs, repairs: set[str]) -> dict[str, float]:
     """All headline numbers with these repairs."""
     numbers = {f"{way}_ndcg@10": ndcg(inputs, way, repairs) for way in ("i2i", "t2t", "i2it", "t2it")}
-    found = protocols.recalls(inputs) if "ranks for all" in repairs else protocols.paper(inputs).numbers
+    found = corrected.recalls(inputs) if "ranks for all" in repairs else paper.evaluate(inputs).numbers
     return {"r_mean": found["r_mean"], **numbers}
 
 
 def on_gpus(inputs: Inputs, count: int) -> dict[str, float]:
     """What the published code gives on `count` GPUs: every one scores every query, and the scores are added up."""
     summed = {name: getattr(inputs, name) * count for name in ("scores_i2t", "scores_t2i")}
-    return protocols.paper(dataclasses.replace(inputs, **summed)).numbers
+    return paper.evaluate(dataclasses.replace(inputs, **summed)).numbers
 
 
 def main() -> None:
@@ -120,7 +120,7 @@ def main() -> None:
     rows = {"`paper`": row(inputs, set())}
     rows |= {f"{name}: {meaning}" if meaning else name: row(inputs, {name}) for name, meaning in REPAIRS.items()}
     rows["all: `corrected`"] = row(inputs, set(REPAIRS))
-    for name, numbers in (("`paper`", protocols.paper(inputs)), ("all: `corrected`", protocols.corrected(inputs))):
+    for name, numbers in (("`paper`", paper.evaluate(inputs)), ("all: `corrected`", corrected.evaluate(inputs))):
         for key, value in rows[name].items():
             if abs(value - numbers.numbers[key]) > 1e-2:
                 raise SystemExit(f"{name}: {key} is {value} here and {numbers.numbers[key]} in rvlr")

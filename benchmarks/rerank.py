@@ -15,7 +15,7 @@ import torch
 
 from rvlr.data.records import read_split
 from rvlr.evaluation.encode import Encoded, encode
-from rvlr.evaluation.protocols import NOT_A_CANDIDATE
+from rvlr.evaluation.inputs import NOT_A_CANDIDATE
 from rvlr.evaluation.rerank import rerank
 from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel

@@ -13,7 +13,8 @@ from scipy import stats
 
 from rvlr.data.records import Record, Split
 from rvlr.errors import UserError
-from rvlr.evaluation import protocols, stage
+from rvlr.evaluation import corrected, rankings
+from rvlr.evaluation.inputs import Inputs
 from rvlr.report import compare
 
 ONE = np.ones((1, 1))
@@ -156,8 +157,8 @@ def evaluate(tmp_path: Path) -> Evaluate:
         relevance[owners == 3] = 0
         images, texts = (content[rows] + noise.normal(size=(len(rows), 6)) for rows in (np.arange(12), owners))
         logits = (images @ texts.T).astype(np.float32)
-        result = protocols.corrected(protocols.Inputs(images, texts, logits, logits.T, relevance, owners))
-        stage._write_rankings(tmp_path / f"{name}.npz", Split("test", records, tmp_path), result)
+        result = corrected.evaluate(Inputs(images, texts, logits, logits.T, relevance, owners))
+        rankings.write(tmp_path / f"{name}.npz", Split("test", records, tmp_path), result)
         return tmp_path / f"{name}.npz", result.numbers
 
     return write

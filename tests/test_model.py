@@ -12,7 +12,7 @@ from rvlr import config
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
 from rvlr.evaluation.encode import encode
-from rvlr.evaluation.protocols import NOT_A_CANDIDATE
+from rvlr.evaluation.inputs import NOT_A_CANDIDATE
 from rvlr.evaluation.rerank import rerank
 from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from rvlr.errors import UserError
-from rvlr.evaluation import protocols
-from rvlr.evaluation.protocols import NOT_A_CANDIDATE, Inputs
+from rvlr.evaluation import corrected, paper, queries
+from rvlr.evaluation.inputs import LISTS, NOT_A_CANDIDATE, Inputs, unit_length
 
 GOLDEN = Path(__file__).parent / "golden"
-LISTS = ("i2i", "t2t", "i2it", "t2it")
 COUNTS = ([1, 1, 1, 1], [5] * 12, [1, 2, 3, 4, 5, 6, 1, 6, 2, 3, 1, 4, 5])
 
 
@@ -24,7 +23,7 @@ def made_up(counts: list[int], candidates: int = 4, seed: int = 0) -> Inputs:
     owner = np.repeat(np.arange(len(counts)), counts)
     images = rng.standard_normal((len(counts), 6)).astype(np.float32)
     texts = (images[owner] + rng.standard_normal((len(owner), 6))).astype(np.float32)
-    cosines = protocols._unit(images, "") @ protocols._unit(texts, "").T
+    cosines = unit_length(images, "") @ unit_length(texts, "").T
     own = owner == np.arange(len(counts))[:, None]
 
     def logits(similarity: np.ndarray, own: np.ndarray) -> np.ndarray:
@@ -120,7 +119,7 @@ def slow_recall(scores: np.ndarray, relevant: np.ndarray, k: int) -> float:
 def test_paper_gives_the_authors_numbers(size: int) -> None:
     arrays = dict(np.load(GOLDEN / f"metrics_{size}.npz"))
     golden = json.loads((GOLDEN / f"metrics_{size}.json").read_text())
-    found = protocols.paper(Inputs(**arrays, caption_image=np.arange(5 * size) // 5)).numbers
+    found = paper.evaluate(Inputs(**arrays, caption_image=np.arange(5 * size) // 5)).numbers
     names = {name: name.replace("_@", "_r@" if name[0].islower() else "_ndcg@").lower() for name in golden}
     assert len(names) == 21
     assert {name: found[ours] for name, ours in names.items()} == pytest.approx(golden, abs=1e-6, rel=0)
@@ -135,7 +134,7 @@ def test_paper_equals_the_published_order_of_operations_to_1e_6(images: int, cop
     if copies:
         inputs.image_embeds[1 : 1 + copies] = inputs.image_embeds[0]
         inputs.text_embeds[5 : 5 + 5 * copies] = inputs.text_embeds[0]
-    found = protocols.paper(inputs).numbers
+    found = paper.evaluate(inputs).numbers
     first, relevance = slice(None, None, 5), inputs.relevance
 
     def cosines(embeds: np.ndarray) -> np.ndarray:
@@ -171,7 +170,7 @@ def test_paper_equals_the_published_order_of_operations_to_1e_6(images: int, cop
 @pytest.mark.parametrize("counts", COUNTS)
 def test_paper_equals_the_slow_version(counts: list[int]) -> None:
     inputs = made_up(counts)
-    found = protocols.paper(inputs).numbers
+    found = paper.evaluate(inputs).numbers
     for direction, lists in slow_paper(inputs).items():
         for k in (10, 20, 50):
             expected = 100 * np.mean([slow_ndcg(items, k, published=True) for items in lists])
@@ -187,9 +186,9 @@ def test_paper_equals_the_slow_version(counts: list[int]) -> None:
 
 @pytest.mark.parametrize("counts", COUNTS)
 def test_corrected_equals_the_slow_version(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocols, "QUERIES_AT_ONCE", 5)
+    monkeypatch.setattr(queries, "QUERIES_AT_ONCE", 5)
     inputs = made_up(counts)
-    found = protocols.corrected(inputs).numbers
+    found = corrected.evaluate(inputs).numbers
     for direction, lists in slow_corrected(inputs).items():
         for k in (10, 20, 50):
             expected = 100 * np.mean([slow_ndcg(items, k) for items in lists])
@@ -202,7 +201,7 @@ def test_recall_by_hand() -> None:
     t2i = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.6]], np.float32)
     embeds = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
     inputs = Inputs(embeds[:2], embeds[2:], i2t, t2i, np.ones((3, 2), np.float32), np.array([0, 0, 1]))
-    for numbers in (protocols.corrected(inputs).numbers, protocols.recalls(inputs)):
+    for numbers in (corrected.evaluate(inputs).numbers, corrected.recalls(inputs)):
         assert [numbers[f"i2t_r@{k}"] for k in (1, 5, 10)] == [50, 100, 100]
         assert [numbers[f"t2i_r@{k}"] for k in (1, 5, 10)] == pytest.approx([200 / 3, 100, 100])
         assert numbers["i2t_mean"] == pytest.approx(250 / 3)
@@ -213,8 +212,8 @@ def test_recall_by_hand() -> None:
 
 def test_recalls_are_those_of_corrected() -> None:
     inputs = made_up([2, 3, 1, 5, 4, 2])
-    whole = protocols.corrected(inputs).numbers
-    recalls = protocols.recalls(dataclasses.replace(inputs, relevance=np.broadcast_to(np.float32(0), (17, 6))))
+    whole = corrected.evaluate(inputs).numbers
+    recalls = corrected.recalls(dataclasses.replace(inputs, relevance=np.broadcast_to(np.float32(0), (17, 6))))
     assert recalls == {name: value for name, value in whole.items() if "ndcg" not in name}
 
 
@@ -230,7 +229,7 @@ def test_order_of_the_gallery_does_not_matter() -> None:
         inputs.relevance[np.ix_(captions, images)],
         np.argsort(images)[inputs.caption_image[captions]],
     )
-    assert protocols.corrected(shuffled).numbers == pytest.approx(protocols.corrected(inputs).numbers, abs=1e-4)
+    assert corrected.evaluate(shuffled).numbers == pytest.approx(corrected.evaluate(inputs).numbers, abs=1e-4)
 
 
 def test_a_model_that_cannot_tell_items_apart_earns_nothing() -> None:
@@ -242,13 +241,13 @@ def test_a_model_that_cannot_tell_items_apart_earns_nothing() -> None:
         scores_i2t=np.zeros_like(inputs.scores_i2t),
         scores_t2i=np.zeros_like(inputs.scores_t2i),
     )
-    for result in (protocols.corrected(same), protocols.paper(same)):
+    for result in (corrected.evaluate(same), paper.evaluate(same)):
         assert result.numbers["r_sum"] == 0
         assert set(result.per_query["i2t_rank"]) == {34}
         assert set(result.per_query["t2i_rank"]) == {12}
-    corrected = protocols.corrected(same).numbers
+    numbers = corrected.evaluate(same).numbers
     for direction in LISTS:
-        assert corrected[f"{direction}_ndcg@10"] < protocols.corrected(inputs).numbers[f"{direction}_ndcg@10"]
+        assert numbers[f"{direction}_ndcg@10"] < corrected.evaluate(inputs).numbers[f"{direction}_ndcg@10"]
 
 
 def test_the_query_is_in_no_list_and_no_ideal_list() -> None:
@@ -259,7 +258,7 @@ def test_the_query_is_in_no_list_and_no_ideal_list() -> None:
         text_embeds=np.array([[-1, 0.1], [0.5, -0.8], [0.5, 0.8]], np.float32),
         relevance=np.array([[1, 0.5, 0.2], [0.4, 1, 0.3], [0.1, 0.6, 1]], np.float32),
     )
-    result = protocols.corrected(inputs)
+    result = corrected.evaluate(inputs)
     for direction, own in {"i2i": 0, "t2t": 0, "i2it": 0, "t2it": 3}.items():
         ranking = result.rankings[direction]
         assert ranking.indices.shape == (3, 2 if direction in ("i2i", "t2t") else 5)
@@ -271,12 +270,12 @@ def test_the_query_is_in_no_list_and_no_ideal_list() -> None:
     assert result.per_query["i2i_ndcg@10"][0] == pytest.approx(100 * (0.2 + 0.5 / math.log2(3)) / ideal)
     # the paper's query stays, first and worth nothing
     expected = 100 * (0.2 / math.log2(3) + 0.5 / 2) / ideal
-    assert protocols.paper(inputs).per_query["i2i_ndcg@10"][0] == pytest.approx(expected)
+    assert paper.evaluate(inputs).per_query["i2i_ndcg@10"][0] == pytest.approx(expected)
 
 
 def test_candidates_come_first_and_the_rest_follows_by_cosine() -> None:
     inputs = made_up([5] * 12, candidates=4)
-    scores, ranking = inputs.scores_i2t, protocols.corrected(inputs).rankings["i2t"]
+    scores, ranking = inputs.scores_i2t, corrected.evaluate(inputs).rankings["i2t"]
     _, image_text, _ = cosines(inputs)
     assert ranking.indices.shape == (12, 60)
     for query, items in enumerate(ranking.indices):
@@ -288,7 +287,7 @@ def test_candidates_come_first_and_the_rest_follows_by_cosine() -> None:
 
 
 def test_mixed_lists_keep_the_order_within_a_kind() -> None:
-    rankings = protocols.corrected(made_up([5] * 12)).rankings
+    rankings = corrected.evaluate(made_up([5] * 12)).rankings
     for mixed, single in zip(rankings["i2it"].indices, rankings["i2i"].indices, strict=True):
         assert mixed[mixed < 12].tolist() == single.tolist()
     for mixed, single in zip(rankings["t2it"].indices, rankings["t2t"].indices, strict=True):
@@ -302,20 +301,20 @@ def test_the_modality_gap_does_not_decide() -> None:
     wide[0][:, 6] = wide[1][:, 7] = 3
     apart = dataclasses.replace(inputs, image_embeds=wide[0], text_embeds=wide[1])
     assert (apart.image_units @ apart.text_units.T).max() < (apart.image_units @ apart.image_units.T).min()
-    before, after = protocols.corrected(inputs).rankings, protocols.corrected(apart).rankings
+    before, after = corrected.evaluate(inputs).rankings, corrected.evaluate(apart).rankings
     for direction in LISTS:
         assert np.array_equal(before[direction].indices, after[direction].indices)
 
 
 def test_result_holds_what_the_numbers_are_made_of() -> None:
     inputs = made_up([1, 2, 3, 4, 5, 6] * 5)
-    for result in (protocols.corrected(inputs), protocols.paper(inputs)):
+    for result in (corrected.evaluate(inputs), paper.evaluate(inputs)):
         for name, values in result.per_query.items():
             assert values.dtype == np.float32
             assert values.shape == result.queries[name.split("_")[0]].shape
             if not name.endswith("_rank"):
                 assert result.numbers[name] == pytest.approx(values.mean(), rel=1e-5)
-    result = protocols.corrected(inputs)
+    result = corrected.evaluate(inputs)
     assert list(result.rankings) == ["i2t", "t2i", *LISTS]
     sizes = {"i2t": 100, "t2i": 30, "i2i": 29, "t2t": 100, "i2it": 100, "t2it": 100}
     for direction, ranking in result.rankings.items():
@@ -330,16 +329,16 @@ def test_queries_without_a_relevant_item() -> None:
     relevance = inputs.relevance.copy()
     relevance[0] = relevance[1] = relevance[:, 0] = 0  # nothing answers image 0 or its captions, nor do they
     some = dataclasses.replace(inputs, relevance=relevance)
-    result = protocols.corrected(some)
+    result = corrected.evaluate(some)
     expected = {"i2i": [1, 2], "t2t": [2, 3, 4, 5], "i2it": [1, 2], "t2it": [2, 3, 4, 5]}
     assert {direction: result.queries[direction].tolist() for direction in LISTS} == expected
     for direction, lists in slow_corrected(some).items():
         values = [slow_ndcg(lists[query], 10) for query in expected[direction]]
         assert result.numbers[f"{direction}_ndcg@10"] == pytest.approx(100 * np.mean(values), abs=1e-4)
         assert len(result.rankings[direction].queries) == len(lists)
-    assert protocols.paper(some).per_query["i2i_ndcg@10"][0] == 0
+    assert paper.evaluate(some).per_query["i2i_ndcg@10"][0] == 0
     with pytest.raises(UserError, match="i2i: no query has a relevant item"):
-        protocols.corrected(dataclasses.replace(inputs, relevance=np.zeros_like(relevance)))
+        corrected.evaluate(dataclasses.replace(inputs, relevance=np.zeros_like(relevance)))
 
 
 def test_the_relevance_file_is_only_read(tmp_path: Path) -> None:
@@ -347,7 +346,7 @@ def test_the_relevance_file_is_only_read(tmp_path: Path) -> None:
     np.save(tmp_path / "relevance.npy", inputs.relevance)
     mapped = dataclasses.replace(inputs, relevance=np.load(tmp_path / "relevance.npy", mmap_mode="r"))
     before = [array.copy() for array in dataclasses.astuple(inputs)]
-    for protocol in (protocols.paper, protocols.corrected):
+    for protocol in (paper.evaluate, corrected.evaluate):
         assert protocol(mapped).numbers == protocol(inputs).numbers
     for array, copy in zip(dataclasses.astuple(inputs), before, strict=True):
         assert np.array_equal(array, copy)
@@ -374,9 +373,9 @@ def test_what_a_diverged_model_gives_is_refused() -> None:
     embeds, scores = inputs.text_embeds.copy(), inputs.scores_i2t.copy()
     embeds[4, 0] = np.nan
     with pytest.raises(UserError, match="text_embeds: row 4 has length nan; the model has diverged"):
-        protocols.corrected(dataclasses.replace(inputs, text_embeds=embeds))
+        corrected.evaluate(dataclasses.replace(inputs, text_embeds=embeds))
     scores[1] = np.nan
-    for protocol in (protocols.paper, protocols.corrected):
+    for protocol in (paper.evaluate, corrected.evaluate):
         with pytest.raises(ValueError, match=r"NaN|not numbers"):
             protocol(dataclasses.replace(inputs, scores_i2t=scores))
     with pytest.raises(UserError, match="1 image"):

@@ -13,7 +13,7 @@ from pictures import coloured, pixels_of
 
 from rvlr import provenance
 from rvlr.errors import UserError
-from rvlr.evaluation import MEASURED
+from rvlr.evaluation.record import MEASURED
 from rvlr.report import compare, figures, results, tables
 
 CROSS = [f"{direction}_{what}" for direction in ("i2t", "t2i") for what in ("r@1", "r@5", "r@10", "mean")]

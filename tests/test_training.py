@@ -154,8 +154,8 @@ def test_training_learns_and_writes_its_outputs(tiny_data: Path, tiny_model: Pat
 
 def test_the_best_weights_on_val_are_kept(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
     """Scores of the written model on val equal the best of the record, not the last."""
-    from rvlr.evaluation.protocols import recalls
-    from rvlr.evaluation.stage import score
+    from rvlr.evaluation.corrected import recalls
+    from rvlr.evaluation.scoring import score
 
     paths = paths_in(tmp_path, tiny_model, tiny_data)
     section = teacher_section(epochs=6, learning_rate=1e-2)

@@ -16,10 +16,10 @@ from rvlr.models.retrieval import RetrievalModel
 
 @dataclass(frozen=True)
 class Encoded:
-    """A split seen by a model, on the model's device.
+    """What a model's encoders make of a split, on the model's device.
 
     image_tokens: (N, 1 + patches, image width). text_tokens: (T, text width), the tokens of all captions one after the
-    other without padding; caption c owns rows text_offsets[c] to text_offsets[c + 1] - 1. image_embeds: (N, E) and
+    other without padding; caption c has rows text_offsets[c] to text_offsets[c + 1] - 1. image_embeds: (N, E) and
     text_embeds: (C, E), unit length.
     """
 
@@ -34,7 +34,7 @@ class Encoded:
 def encode(
     model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, split: Split, batch_size: int, workers: int
 ) -> Encoded:
-    """Run both encoders over a split. Captions go in order of length, so that little is padded."""
+    """Run both encoders over a split. Captions are sorted by length, so that little is padded."""
     image_tokens = torch.cat(list(encode_images(model, split, batch_size, workers)))
     text_tokens, offsets = encode_captions(model, tokenizer, split.captions, batch_size)
     return Encoded(
@@ -60,7 +60,7 @@ def encode_images(model: RetrievalModel, split: Split, batch_size: int, workers:
 def encode_captions(
     model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, captions: list[str], batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token features of C captions without padding, (T, text width), and where each begins, (C + 1,)."""
+    """Token features of C captions without padding, (T, text width), and where the tokens of each begin, (C + 1,)."""
     text = model.config.text
     order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
     pieces: list[torch.Tensor] = [torch.empty(0)] * len(captions)
@@ -73,5 +73,5 @@ def encode_captions(
         tokens = model.encode_text(**batch)
         for index, rows, length in zip(chosen, tokens, lengths, strict=True):
             pieces[index] = rows[:length]
-    lengths = torch.tensor([0, *(len(piece) for piece in pieces)])
-    return torch.cat(pieces), lengths.cumsum(0).to(model.device)
+    offsets = torch.tensor([0, *(len(piece) for piece in pieces)]).cumsum(0)
+    return torch.cat(pieces), offsets.to(model.device)

@@ -1,14 +1,22 @@
-"""Metrics: rankings and their quality, query by query. Callers take the means.
+"""Metrics: rankings and their quality, query by query; docs/METHOD.md, "Evaluation".
 
-Enters: scores and relevance of a batch of Q queries over a gallery of G items. Leaves: one value a query. Nothing
-here knows images from captions; `rvlr.evaluation.protocols` makes the batches, small enough for memory. METHOD.md,
-"Evaluation".
+Input: scores and relevance of a batch of Q queries over a gallery of G items, images or captions. Output: one value a
+query. Callers make the batches and take the means.
 
-Ties: of two items with equal scores the less relevant one comes first, then the one with the lower index. A model
-that cannot tell items apart gains nothing by it, and no number depends on the order of the gallery.
+A new metric is a function here and an entry in `HIT_METRICS` or `LIST_METRICS` at the end; both protocols, the file of
+rankings and the comparisons of runs take the names from there. Tables and figures show those that `rvlr.report` names.
+
+Ties: of two items with equal scores the less relevant one comes first, then the one with the lower index. A model that
+gives items the same score gains nothing by it, and no number depends on the order of the gallery.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
+
+RECALL_CUTOFFS = (1, 5, 10)
+NDCG_CUTOFFS = (10, 20, 50)
 
 
 def top_k(scores: np.ndarray, relevance: np.ndarray, k: int) -> np.ndarray:
@@ -26,11 +34,12 @@ def top_k(scores: np.ndarray, relevance: np.ndarray, k: int) -> np.ndarray:
     row, item = np.nonzero(scores >= threshold)  # k items, and all that tie with the last of them
     order = np.lexsort((item, relevance[row, item], -scores[row, item], row))
     begins = np.searchsorted(row, np.arange(queries))
-    return item[order[begins[:, None] + np.arange(k)]]
+    best: np.ndarray = item[order[begins[:, None] + np.arange(k)]]
+    return best
 
 
 def top_gains(relevance: np.ndarray, k: int) -> np.ndarray:
-    """The gains (Q, k) of an ideal ranking: the k highest values of each row of relevance (Q, G), descending."""
+    """The gains (Q, k) of the ideal ranking: the k highest values of each row of relevance (Q, G), descending."""
     gallery = relevance.shape[1]
     return np.sort(np.partition(relevance, gallery - k, axis=1)[:, gallery - k :], axis=1)[:, ::-1]
 
@@ -39,7 +48,8 @@ def dcg_at_k(gains: np.ndarray, k: int) -> np.ndarray:
     """Discounted cumulative gain (Q,), float64, of ranked gains (Q, R): the sum of gain_r / log2(r + 1) over ranks
     r = 1 .. min(k, R)."""
     gains = gains[:, :k].astype(np.float64)
-    return gains @ (1 / np.log2(np.arange(2, gains.shape[1] + 2)))
+    sums: np.ndarray = gains @ (1 / np.log2(np.arange(2, gains.shape[1] + 2)))
+    return sums
 
 
 def ndcg_at_k(gains: np.ndarray, ideal: np.ndarray, k: int) -> np.ndarray:
@@ -47,13 +57,14 @@ def ndcg_at_k(gains: np.ndarray, ideal: np.ndarray, k: int) -> np.ndarray:
 
     The gain is linear, i.e. the relevance itself, not 2^relevance - 1. `gains` (Q, R) are the relevances in the
     order of the ranking, `ideal` (Q, R) those of the best ranking of the same admissible items. With fewer than k
-    items, both sums run over what there is. Without a relevant item every ranking is as good as any other and NDCG
-    is not defined: raises ValueError, so leave such queries out.
+    items, both sums run over all of them. Without a relevant item every ranking is as good as any other and NDCG
+    is not defined: raises ValueError, so callers leave such queries out.
     """
     best = dcg_at_k(ideal, k)
     if not (best > 0).all():
         raise ValueError(f"{np.sum(~(best > 0))} queries have no relevant item, so NDCG is not defined for them")
-    return dcg_at_k(gains, k) / best
+    quotient: np.ndarray = dcg_at_k(gains, k) / best
+    return quotient
 
 
 def hit_ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
@@ -66,7 +77,8 @@ def hit_ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     best = np.where(relevant, scores, -np.inf).max(axis=1)
     if np.isneginf(best).any():
         raise ValueError("a query has no relevant item among the admissible")
-    return 1 + np.count_nonzero((scores >= best[:, None]) & ~relevant, axis=1)
+    above: np.ndarray = np.count_nonzero((scores >= best[:, None]) & ~relevant, axis=1)
+    return 1 + above
 
 
 def recall_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
@@ -82,4 +94,14 @@ def median_rank(ranks: np.ndarray) -> float:
 
 def _check_numbers(scores: np.ndarray) -> None:
     if np.isnan(scores.max(axis=1)).any():  # the maximum of a row with a NaN is NaN
-        raise ValueError("scores hold NaN; the model has diverged")
+        raise ValueError("scores contain NaN; the model has diverged")
+
+
+HIT_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    f"r@{k}": partial(recall_at_k, k=k) for k in RECALL_CUTOFFS
+}
+"""name -> values (Q,) from 0 to 1, given the ranks (Q,) of the best relevant items: of cross-modal directions."""
+LIST_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    f"ndcg@{k}": partial(ndcg_at_k, k=k) for k in NDCG_CUTOFFS
+}
+"""name -> values (Q,) from 0 to 1, given the gains of rankings and of ideal rankings: of all other directions."""

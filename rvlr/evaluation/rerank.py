@@ -1,18 +1,20 @@
 """Re-ranking: the match logit of the most similar candidates.
 
-METHOD.md, "Cross-modal": cosine similarity picks the top k of each query, the fusion encoder's logit of class 1
+docs/METHOD.md, "Evaluation": cosine similarity picks the top k of each query, the fusion encoder's logit of class 1
 re-ranks them, everything else gets -100. Each (image, caption) pair is scored once, though it may be a candidate in
 both directions; an image's keys and values are projected once for all its captions; the first self-attention of the
-fusion encoder, which knows no image, is computed once per caption; the last layer works for [CLS] alone; and captions
-are packed by length.
+fusion encoder, which depends on the caption alone, is computed once per caption; the last layer computes [CLS] alone;
+and captions are packed by length.
 """
+
+from typing import cast
 
 import torch
 
 from rvlr.evaluation.encode import Encoded
-from rvlr.evaluation.protocols import NOT_A_CANDIDATE
+from rvlr.evaluation.inputs import NOT_A_CANDIDATE
 from rvlr.log import Progress
-from rvlr.models.fusion import KeysValues
+from rvlr.models.fusion import FusionLayer, KeysValues
 from rvlr.models.retrieval import RetrievalModel
 
 TOKENS_AT_ONCE = {"cpu": 8_192, "cuda": 131_072}
@@ -39,7 +41,7 @@ def rerank(model: RetrievalModel, encoded: Encoded, candidates: int) -> tuple[to
 
 @torch.inference_mode()
 def match_scores(model: RetrievalModel, encoded: Encoded, wanted: torch.Tensor) -> torch.Tensor:
-    """Match logits (N, C) of the wanted pairs (N, C) bool; the rest is 0."""
+    """Match logits (N, C), float32 on the CPU, of the wanted pairs (N, C) bool; 0 elsewhere."""
     offsets = encoded.text_offsets
     lengths = (offsets[1:] - offsets[:-1]).cpu()
     by_length = lengths.argsort(stable=True)
@@ -59,7 +61,7 @@ def match_scores(model: RetrievalModel, encoded: Encoded, wanted: torch.Tensor) 
 
 
 def _groups(captions: torch.Tensor, lengths: torch.Tensor, budget: int) -> list[torch.Tensor]:
-    """Cut captions, sorted by length, into groups of at most `budget` padded tokens."""
+    """Cut captions, indices sorted by length, into groups of at most `budget` padded tokens."""
     sizes, groups, start = lengths[captions].tolist(), [], 0
     for end in range(1, len(sizes) + 1):
         if end == len(sizes) or (end + 1 - start) * sizes[end] > budget:
@@ -69,8 +71,8 @@ def _groups(captions: torch.Tensor, lengths: torch.Tensor, budget: int) -> list[
 
 
 def _padded(rows: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Captions out of unpadded rows (T, D): (P, L, D) and their mask (P, L) bool. Padding repeats a row of the same
-    caption, which the mask hides."""
+    """Captions taken out of unpadded rows (T, D): (P, L, D), and their mask (P, L) bool. Padding repeats a row of the
+    same caption, which the mask hides."""
     steps = torch.arange(int(lengths.max()), device=rows.device)
     lengths = lengths.to(rows.device)
     index = starts[:, None] + torch.minimum(steps[None, :], lengths[:, None] - 1)
@@ -81,7 +83,7 @@ def _attend_captions(
     model: RetrievalModel, encoded: Encoded, lengths: torch.Tensor, by_length: torch.Tensor
 ) -> torch.Tensor:
     """The first fusion layer's self-attention of every caption, unpadded, (T, D)."""
-    layer, attended = model.fusion_layers[0], torch.empty_like(encoded.text_tokens)
+    layer, attended = _layers(model)[0], torch.empty_like(encoded.text_tokens)
     for group in _groups(by_length, lengths, TOKENS_AT_ONCE[model.device.type]):
         starts = encoded.text_offsets[group.to(attended.device)]
         hidden, mask = _padded(encoded.text_tokens, starts, lengths[group])
@@ -91,6 +93,10 @@ def _attend_captions(
     return attended
 
 
+def _layers(model: RetrievalModel) -> list[FusionLayer]:
+    return cast("list[FusionLayer]", list(model.fusion_layers))  # PyTorch's lists of modules are untyped
+
+
 def _score(
     model: RetrievalModel,
     attended: torch.Tensor,
@@ -98,12 +104,12 @@ def _score(
     lengths: torch.Tensor,
     keys_values: list[KeysValues],
 ) -> torch.Tensor:
-    """Match logits (P,) of P captions with one image, whose keys and values have a batch of 1."""
+    """Match logits (P,) of P captions with one image, whose keys and values are a batch of 1."""
     hidden, mask = _padded(attended, starts, lengths)
     mask = mask[:, None, None, :]
-    last = len(model.fusion_layers) - 1
-    for depth, (layer, image) in enumerate(zip(model.fusion_layers, keys_values, strict=True)):
-        queries = hidden[:, :1] if depth == last else hidden
+    layers = _layers(model)
+    for depth, (layer, image) in enumerate(zip(layers, keys_values, strict=True)):
+        queries = hidden[:, :1] if depth == len(layers) - 1 else hidden
         if depth > 0:
             queries = layer.self_block(queries, hidden, mask)
         # all captions as one long sequence: they attend to the same image and not to each other

@@ -1,8 +1,7 @@
 """Stage `evaluate`: a model and a split -> every number of every protocol.
 
-Leaves `SPLIT.json` (numbers with configuration, seed, commit and data checksums), and `rankings.npz`: the ids of the
-first 100 items of every query's list and the per-query values, so that figures and re-scoring need no model. The
-former holds a digest of the latter, by which the two are known to belong together.
+Output: `SPLIT.json` (numbers with configuration, seed, commit and data checksums) and `rankings.npz`, see
+`rvlr.evaluation.rankings`. The former contains a digest of the latter, which shows that the two belong together.
 """
 
 from pathlib import Path
@@ -10,63 +9,53 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import PreTrainedTokenizerBase
+from torch import nn
 
-from rvlr import config, devices, files, provenance, relevance
+from rvlr import config, files, provenance, relevance
 from rvlr.data.records import Split, read_split
 from rvlr.errors import UserError
-from rvlr.evaluation import MEASURED, protocols
+from rvlr.evaluation import corrected, paper, rankings
 from rvlr.evaluation.encode import Encoded, encode
-from rvlr.evaluation.rerank import rerank
+from rvlr.evaluation.record import numbers_sha256
+from rvlr.evaluation.scoring import device, score_encoded
 from rvlr.log import logger
 from rvlr.models import build
-from rvlr.models.retrieval import RetrievalModel
 
-
-def device() -> torch.device:
-    """The first GPU, or the CPU where there is none."""
-    return torch.device("cuda" if devices.usable() else "cpu")
-
-
-def score(
-    model: RetrievalModel,
-    tokenizer: PreTrainedTokenizerBase,
-    split: Split,
-    relevant: np.ndarray | None,
-    section: config.Scoring,
-) -> protocols.Inputs:
-    """Encode a split and re-rank the candidates; `relevant` is the relevance matrix where it is needed."""
-    encoded = encode(model, tokenizer, split, section.batch_size, section.workers)
-    return _rerank(model, encoded, split.caption_image, relevant, section.candidates)
+PROTOCOLS = {"corrected": corrected.evaluate, "paper": paper.evaluate}
+"""A new protocol is a module with such a function, and an entry here."""
 
 
 def evaluate(
     section: config.Scoring, run: str, seed: int, model_folder: Path, split_file: Path, matrix: Path, output: Path
 ) -> None:
-    """Evaluate one model on one split and its subsets, with both protocols."""
+    """Evaluate one model on one split and its subsets, with both protocols.
+
+    run, seed: those of the model, for the record. matrix: the split's relevance, see `rvlr.relevance`. Raises UserError
+    for inputs that do not belong together, and for subsets that the split is too small for.
+    """
     split = read_split(split_file)
     ranges = {subset: _ranges(subset, len(split.records)) for subset in section.subsets}
     relevant = relevance.read(matrix, split)
     model, tokenizer = build.load(model_folder)
-    model = model.to(device())
+    nn.Module.to(model, device())  # transformers' own `to` has no types
     encoded = encode(model, tokenizer, split, section.batch_size, section.workers)
-    inputs = _rerank(model, encoded, split.caption_image, relevant, section.candidates)
-    corrected, paper = protocols.corrected(inputs), protocols.paper(inputs)
-    numbers = {"corrected": corrected.numbers, "paper": paper.numbers}
+    inputs = score_encoded(model, encoded, split.caption_image, relevant, section.candidates)
+    results = {name: protocol(inputs) for name, protocol in PROTOCOLS.items()}
+    numbers = {name: result.numbers for name, result in results.items()}
     done: dict[tuple[int, int], dict[str, dict[str, float]]] = {}
     for subset, parts in ranges.items():
         for first, last in parts:
             if (first, last) not in done:
                 part = _part(encoded, split, relevant, first, last)
-                done[first, last] = _both(_rerank(model, *part, section.candidates))
-        for protocol in ("corrected", "paper"):
-            folds = [done[part][protocol] for part in parts]
-            numbers[f"{protocol}/{subset}"] = {name: fmean(fold[name] for fold in folds) for name in folds[0]}
+                inputs = score_encoded(model, *part, section.candidates)
+                done[first, last] = {name: protocol(inputs).numbers for name, protocol in PROTOCOLS.items()}
+        for protocol_name in PROTOCOLS:
+            folds = [done[part][protocol_name] for part in parts]
+            numbers[f"{protocol_name}/{subset}"] = {name: fmean(fold[name] for fold in folds) for name in folds[0]}
     about = files.read_json(split_file.parent / "dataset.json")
-    rankings = output / "rankings.npz"
-    _write_rankings(rankings, split, corrected)
-    result: dict[str, Any] = {
+    ranked = output / "rankings.npz"
+    rankings.write(ranked, split, results["corrected"])
+    record: dict[str, Any] = {
         "run": run,
         "seed": seed,
         "split": split.name,
@@ -81,35 +70,14 @@ def evaluate(
         },
         "provenance": provenance.collect(),
     }
-    numbers_sha256 = provenance.digest({key: result[key] for key in MEASURED})
-    result["outputs"] = {"rankings_sha256": provenance.sha256(rankings), "numbers_sha256": numbers_sha256}
-    files.write_json(output / f"{split.name}.json", result)
-    logger.info(
-        "%s on %s: %s", run, split.name, ", ".join(f"{name} {value:.2f}" for name, value in corrected.numbers.items())
-    )
-
-
-def _both(inputs: protocols.Inputs) -> dict[str, dict[str, float]]:
-    return {"corrected": protocols.corrected(inputs).numbers, "paper": protocols.paper(inputs).numbers}
-
-
-def _rerank(
-    model: RetrievalModel, encoded: Encoded, caption_image: np.ndarray, relevant: np.ndarray | None, candidates: int
-) -> protocols.Inputs:
-    scores_i2t, scores_t2i = rerank(model, encoded, candidates)
-    shape = (len(encoded.text_embeds), len(encoded.image_embeds))
-    return protocols.Inputs(
-        image_embeds=encoded.image_embeds.float().cpu().numpy(),
-        text_embeds=encoded.text_embeds.float().cpu().numpy(),
-        scores_i2t=scores_i2t.numpy(),
-        scores_t2i=scores_t2i.numpy(),
-        relevance=np.broadcast_to(np.float32(0), shape) if relevant is None else relevant,
-        caption_image=caption_image,
-    )
+    record["outputs"] = {"rankings_sha256": provenance.sha256(ranked), "numbers_sha256": numbers_sha256(record)}
+    files.write_json(output / f"{split.name}.json", record)
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in numbers["corrected"].items())
+    logger.info("%s on %s: %s", run, split.name, shown)
 
 
 def _ranges(subset: str, images: int) -> list[tuple[int, int]]:
-    """The images [first, last) of each gallery: `first-N` is the first N, `folds-N` as many disjoint N as there are."""
+    """The images [first, last) of each gallery: `first-N` is the first N, `folds-N` all disjoint parts of N."""
     kind, _, size = subset.partition("-")
     count = int(size)
     if count >= images:
@@ -120,7 +88,7 @@ def _ranges(subset: str, images: int) -> list[tuple[int, int]]:
 def _part(
     encoded: Encoded, split: Split, relevant: np.ndarray, first: int, last: int
 ) -> tuple[Encoded, np.ndarray, np.ndarray]:
-    """What images [first, last) and their captions are by themselves: encoded, caption_image, relevance."""
+    """Images [first, last) and their captions as a split of its own: encoded, caption_image, relevance."""
     captions = slice(*split.offsets[[first, last]])
     tokens = encoded.text_offsets[captions.start : captions.stop + 1]
     part = Encoded(
@@ -131,22 +99,3 @@ def _part(
         text_embeds=encoded.text_embeds[captions],
     )
     return part, split.caption_image[captions] - first, relevant[captions, first:last]
-
-
-def _write_rankings(path: Path, split: Split, result: protocols.Result) -> None:
-    arrays: dict[str, Any] = {
-        "image_ids": np.array([record.image_id for record in split.records]),
-        "caption_ids": np.array(
-            [f"{record.image_id}#{number}" for record in split.records for number in range(len(record.captions))]
-        ),
-    }
-    for direction, ranking in result.rankings.items():
-        arrays[direction] = ranking.indices
-        arrays[f"{direction}_query"] = ranking.queries
-        arrays[f"{direction}_score"] = ranking.scores
-    for name, values in result.per_query.items():
-        arrays[f"per_query/{name}"] = values
-    for direction, queries in result.queries.items():
-        arrays[f"per_query/{direction}_query"] = queries
-    with files.atomic_file(path) as temporary:
-        np.savez_compressed(temporary, **arrays)

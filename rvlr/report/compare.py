@@ -6,34 +6,31 @@ captions, are not independent, so an image is resampled with all its queries; th
 queries, M per-query metrics (`PER_QUERY`), K metrics reported (`REPORTED`).
 """
 
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from rvlr.config.runs import is_trained, student
 from rvlr.errors import UserError
-from rvlr.evaluation.protocols import NDCG_CUTOFFS, RECALL_CUTOFFS
+from rvlr.evaluation import rankings
+from rvlr.evaluation.inputs import PER_QUERY, RECALLS
 from rvlr.log import track
 
 BASELINE = student("continued")
 RESAMPLES = 10_000
 AT_ONCE = 100  # resamples drawn together, a divisor of RESAMPLES
 SEED = 0
-TOLERANCE = 1e-3  # between a number and the mean of its values, which are float32; both in percent
 
-I2T, T2I = ([f"{way}_r@{k}" for k in RECALL_CUTOFFS] for way in ("i2t", "t2i"))
-LISTS = [f"{way}_ndcg@{k}" for way in ("i2i", "t2t", "i2it", "t2it") for k in NDCG_CUTOFFS]
-PER_QUERY = [*I2T, *T2I, *LISTS]
-MEANS = {"i2t_mean": I2T, "t2i_mean": T2I, "r_mean": [*I2T, *T2I]}
+_ALL_RECALLS = [name for names in RECALLS.values() for name in names]
+MEANS = {**{f"{way}_mean": names for way, names in RECALLS.items()}, "r_mean": _ALL_RECALLS}
+_CROSS_MODAL = [name for name in PER_QUERY if name.partition("_")[0] in RECALLS]
 REPORTED: dict[str, dict[str, float]] = {
-    **{name: {name: 1.0} for name in [*I2T, *T2I]},
+    **{name: {name: 1.0} for name in _CROSS_MODAL},
     **{name: dict.fromkeys(parts, 1 / len(parts)) for name, parts in MEANS.items()},
-    "r_sum": dict.fromkeys([*I2T, *T2I], 1.0),
-    **{name: {name: 1.0} for name in LISTS},
+    "r_sum": dict.fromkeys(_ALL_RECALLS, 1.0),
+    **{name: {name: 1.0} for name in PER_QUERY if name not in _CROSS_MODAL},
 }
 MIX = np.array([[parts.get(name, 0.0) for parts in REPORTED.values()] for name in PER_QUERY])
 
@@ -162,58 +159,12 @@ def permutation(sums: np.ndarray, counts: np.ndarray, mix: np.ndarray) -> np.nda
 
 
 def read(path: Path, numbers: Mapping[str, float]) -> PerImage:
-    """Read the per-query values of a run's `rankings.npz`; numbers: those of its evaluation, protocol `corrected`.
-
-    Raises UserError naming the file if it is missing or not readable, if values are not finite or do not fit their
-    queries, or if they do not average to `numbers`.
-    """
-    arrays = _load(path)
-    images = {image: index for index, image in enumerate(arrays["image_ids"].tolist())}
-    owners = [images.get(caption.rpartition("#")[0]) for caption in arrays["caption_ids"].tolist()]
-    if None in owners:
-        raise _fault(path, f"caption {arrays['caption_ids'][owners.index(None)]} is of no image in image_ids")
-    count = len(arrays["image_ids"])
-    owner = {"i": np.arange(count), "t": np.array(owners, dtype=np.int64)}
-    sums, counts = [], []
-    for name in PER_QUERY:
-        query, values = arrays[_queries(name)], arrays[f"per_query/{name}"].astype(np.float64)
-        own = owner[name[0]]
-        if not len(query) or len(query) != len(values):
-            raise _fault(path, f"{name}: {len(values)} values for {len(query)} queries")
-        if query.min() < 0 or query.max() >= len(own):
-            raise _fault(path, f"{_queries(name)} has queries beyond the {len(own)} there are")
-        if not np.isfinite(values).all():
-            raise _fault(path, f"{name}: the value of query {query[~np.isfinite(values)][0]} is not a finite number")
-        if abs(values.mean() - numbers[name]) > TOLERANCE:
-            raise _fault(
-                path, f"{name} averages to {values.mean():.3f}, the evaluation beside it has {numbers[name]:.3f}"
-            )
-        sums.append(np.bincount(own[query], values, minlength=count))
-        counts.append(np.bincount(own[query], minlength=count).astype(np.float64))
-    queries = {name: array for name, array in arrays.items() if name.endswith(("_ids", "_query"))}
-    return PerImage(path, queries, np.stack(sums, axis=1), np.stack(counts, axis=1))
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """The arrays that comparisons need; each has one dimension and the kind of values it should have."""
-    kinds = {"image_ids": "U", "caption_ids": "U"}
-    kinds |= {_queries(name): "iu" for name in PER_QUERY} | {f"per_query/{name}": "f" for name in PER_QUERY}
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in kinds}
-    except FileNotFoundError:
-        raise _fault(path, "no such file, though there is an evaluation") from None
-    except (BadZipFile, zlib.error, OSError, KeyError, ValueError, EOFError, TypeError) as error:
-        raise _fault(path, f"not the rankings of a run ({error})") from None
-    for name, array in arrays.items():
-        if array.ndim != 1 or array.dtype.kind not in kinds[name]:
-            raise _fault(path, f"{name} is {array.dtype} of shape {array.shape}")
-    return arrays
-
-
-def _queries(name: str) -> str:
-    """Where the queries of a per-query metric are stored."""
-    return f"per_query/{name.partition('_')[0]}_query"
+    """The per-query values of a run's `rankings.npz`, added up image by image; arguments and errors are those of
+    `rankings.read_values`."""
+    found = rankings.read_values(path, numbers)
+    sums = [np.bincount(found.image_of[name], found.values[name], found.images) for name in PER_QUERY]
+    counts = [np.bincount(found.image_of[name], minlength=found.images).astype(np.float64) for name in PER_QUERY]
+    return PerImage(path, found.queries, np.stack(sums, axis=1), np.stack(counts, axis=1))
 
 
 def _check_same_queries(one: PerImage, first: PerImage) -> None:
@@ -223,7 +174,3 @@ def _check_same_queries(one: PerImage, first: PerImage) -> None:
                 f"{one.path} and {first.path} hold values of other queries: they differ in {name}; "
                 "evaluate both on the same data in the same way"
             )
-
-
-def _fault(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: {what}; run the evaluate stage again")

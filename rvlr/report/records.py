@@ -19,7 +19,7 @@ from rvlr import files, provenance
 from rvlr.config import runs
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
-from rvlr.evaluation import MEASURED
+from rvlr.evaluation.record import MEASURED, numbers_sha256
 
 SEED = re.compile(r"seed(\d+)")
 RANKINGS = "rankings.npz"
@@ -122,7 +122,7 @@ def evaluation_mismatches(path: Path, record: Mapping[str, Any], large: bool = T
     to compare their digests."""
     place, inputs = Place.of(path.absolute().parent.parent), record["inputs"]
     yield from _names(path, place, record["run"], record["seed"])
-    if provenance.digest({key: record.get(key) for key in MEASURED}) != record["outputs"]["numbers_sha256"]:
+    if numbers_sha256(record) != record["outputs"]["numbers_sha256"]:
         yield Mismatch(path, f"{', '.join(MEASURED)} are not as they were measured")
     frozen = place.frozen("evaluation")
     if frozen is not None and (section := files.read_yaml(frozen)) != record["config"]:

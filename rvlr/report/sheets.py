@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,6 +22,7 @@ from PIL import Image
 from rvlr.data.images import load_image
 from rvlr.data.records import Split
 from rvlr.errors import UserError
+from rvlr.evaluation.rankings import read_lists
 from rvlr.report.figures import DPI, save
 
 # lengths are pixels, font sizes are points
@@ -35,7 +35,6 @@ FRAME, INDENT = 7, 38
 GREEN, RED, INK, GREY, RULE = "#009E73", "#D55E00", "#1A1A1A", "#666666", "#D0D0D0"
 PIXELATED = 2  # from this enlargement on, a picture is a rendered one, whose pixels stay sharp squares
 
-Ranked = dict[str, tuple[np.ndarray, np.ndarray]]
 Marks = Sequence[bool | None]
 
 
@@ -48,7 +47,7 @@ def draw_cross_modal(rankings: Path, split: Split, queries: int, output: Path, t
     rankings: `eval/rankings.npz` of a run on `split`; title: names the run. Raises UserError if `queries` is below
     1, if the file is not readable, or if it ranks another split.
     """
-    ranked = _read(rankings, split, ("t2i", "i2t"))
+    ranked = read_lists(rankings, split, ("t2i", "i2t"))
     page = _begin(
         f"{title}: cross-modal retrieval",
         f"{split.name} split, queries evenly spaced over it, not picked by success. "
@@ -73,7 +72,7 @@ def draw_single_modal(rankings: Path, split: Split, queries: int, output: Path, 
 
     Arguments and errors are those of `draw_cross_modal`.
     """
-    ranked = _read(rankings, split, ("i2i", "t2t"))
+    ranked = read_lists(rankings, split, ("i2i", "t2t"))
     page = _begin(
         f"{title}: single-modal retrieval",
         f"{split.name} split, queries evenly spaced over it, not picked by success. Best match first; the query "
@@ -89,23 +88,6 @@ def draw_single_modal(rankings: Path, split: Split, queries: int, output: Path, 
         same = split.caption_image[found[:CAPTIONS]] == split.caption_image[query]
         _row(page, _query_text(split, query), _listed(split, found[:CAPTIONS], [True if one else None for one in same]))
     _write(page, output)
-
-
-def _read(path: Path, split: Split, directions: Sequence[str]) -> Ranked:
-    """direction -> query indices (queries,) and what was found for each (queries, depth)."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            ids = [stored["image_ids"].tolist(), stored["caption_ids"].tolist()]
-            ranked = {name: (stored[f"{name}_query"], stored[name]) for name in directions}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the evaluate stage first") from None
-    except (BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not the rankings of a run ({error}); run the evaluate stage again") from None
-    images = [record.image_id for record in split.records]
-    captions = [f"{one.image_id}#{number}" for one in split.records for number in range(len(one.captions))]
-    if ids != [images, captions]:
-        raise UserError(f"{path}: ranks other data than the split {split.name!r}; run the evaluate stage again")
-    return ranked
 
 
 def _chosen(ranked: tuple[np.ndarray, np.ndarray], queries: int) -> Iterator[tuple[int, np.ndarray]]:

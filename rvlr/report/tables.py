@@ -13,7 +13,7 @@ import pandas as pd
 
 from rvlr import files
 from rvlr.config.runs import is_trained
-from rvlr.evaluation.protocols import NDCG_CUTOFFS, RECALL_CUTOFFS
+from rvlr.evaluation.metrics import NDCG_CUTOFFS, RECALL_CUTOFFS
 from rvlr.report import compare
 from rvlr.report.compare import Comparison
 from rvlr.report.results import PROTOCOL, RANKS, Results, Score

@@ -21,8 +21,8 @@ from rvlr.data.loading import Loader, PairCollator, TrainingPairs, TrainingSched
 from rvlr.data.records import Split, read_split
 from rvlr.distributed import Processes, processes
 from rvlr.errors import UserError
-from rvlr.evaluation.protocols import recalls
-from rvlr.evaluation.stage import score as score_split
+from rvlr.evaluation.corrected import recalls
+from rvlr.evaluation.scoring import score as score_split
 from rvlr.log import logger
 from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel
