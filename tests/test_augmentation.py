@@ -1,4 +1,4 @@
-"""RandAugment and the training transform as METHOD.md "Training" says, on a real photograph.
+"""RandAugment and the training transform as docs/METHOD.md, "Training", says, on a real photograph.
 
 Every operation is written anew here with numpy, from its definition.
 """

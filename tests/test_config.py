@@ -159,7 +159,7 @@ def test_every_shipped_configuration_is_valid_but_for_the_users_paths(path: Path
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_public_configurations_carry_the_published_values(name: str) -> None:
-    """METHOD.md, "Model", "Losses", "Training", "Evaluation"."""
+    """docs/METHOD.md, "Model", "Losses", "Training", "Evaluation"."""
     found = config.parse(shipped(name), name)
     vision, text = found.models["base"].vision, found.models["base"].text
     assert (vision.name, vision.image_size) == ("swin_base_patch4_window12_384", 384)

@@ -17,8 +17,10 @@ from rvlr import config
 from rvlr.cli import app
 
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "huggingface-hub": "huggingface_hub"}
+FOLDERS = ("benchmarks", "config", "results")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RULES = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *(ROOT / f"{name}/README.md" for name in FOLDERS)])
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
@@ -80,12 +82,21 @@ def test_the_command_line_lists_every_stage_of_the_workflow() -> None:
     assert used <= listed
 
 
-@pytest.mark.parametrize("name", ["README.md", "config/README.md", "results/README.md", "benchmarks/README.md"])
-def test_links_lead_to_files(name: str) -> None:
-    path = ROOT / name
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
-    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+@pytest.mark.parametrize("path", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", path.read_text())
+    missing = []
+    for link, anchor in links:
+        target = path.parent / link if link else path
+        if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
+            missing.append((link, anchor))
     assert not missing
+
+
+def anchors(path: Path) -> set[str]:
+    """The headings of a Markdown file, as links name them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("name", ["README.md", "config/README.md"])

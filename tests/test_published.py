@@ -355,7 +355,7 @@ def with_wasserstein() -> State:
 
 
 def slow_wasserstein(student: Tensor, image: Tensor, text: Tensor, words: Tensor, tau: float, weight: float) -> float:
-    """METHOD.md's `wd`, row by row: the area between two step functions, integrated over the sorted values."""
+    """`wd` of docs/METHOD.md, "Losses", row by row: the area between two step functions over the sorted values."""
 
     def cosines(rows: Tensor) -> np.ndarray:
         rows = rows.double().numpy()

@@ -1,4 +1,4 @@
-"""Caption cleaning against a naive implementation of METHOD.md, "Training", character by character."""
+"""Caption cleaning against a naive implementation of docs/METHOD.md, "Training", character by character."""
 
 import json
 from collections.abc import Iterator
