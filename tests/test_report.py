@@ -14,7 +14,7 @@ from pictures import coloured, pixels_of
 from rvlr import provenance
 from rvlr.errors import UserError
 from rvlr.evaluation.record import MEASURED
-from rvlr.report import compare, figures, results, tables
+from rvlr.report import compare, figures, results, style, tables
 
 CROSS = [f"{direction}_{what}" for direction in ("i2t", "t2i") for what in ("r@1", "r@5", "r@10", "mean")]
 LISTS = [f"{direction}_ndcg@{k}" for direction in ("i2i", "t2t", "i2it", "t2it") for k in (10, 20, 50)]
@@ -168,7 +168,7 @@ def test_markdown_orders_runs_and_marks_the_best_trained(written) -> None:
     assert "R@K: hit: at least one right item among the first K" in markdown
 
 
-def test_differences_are_told_with_what_they_rest_on(written) -> None:
+def test_differences_are_shown_with_seeds_images_and_resamples(written) -> None:
     _, markdown, rows = written
     tables = {pair: table for (part, pair), table in parse_tables(markdown).items() if part == "Differences"}
     assert [*tables] == ["student-rvlr minus teacher-a", "student-plain minus teacher-a"]
@@ -194,8 +194,12 @@ def test_differences_are_told_with_what_they_rest_on(written) -> None:
     }
     assert [first[name] for name in ("metric", "difference", "low", "high")] == ["i2t_r@1", *["20.000000"] * 3]
     assert "Seed 0 of both." in markdown
-    for told in ("10,000 resamples of the 4 images", "unadjusted for the number", "one seed tells nothing of that"):
-        assert told in markdown
+    for part in (
+        "10,000 resamples of the 4 images",
+        "unadjusted for the number",
+        "one seed shows nothing of the latter",
+    ):
+        assert part in markdown
 
 
 def test_differences_name_the_seeds(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -206,8 +210,8 @@ def test_differences_name_the_seeds(evaluate: Evaluate, tmp_path: Path) -> None:
     assert "### student-a minus student-continued\n\nSeeds 0, 1 of both.\n" in markdown
     assert "### teacher-a minus student-continued\n\nSeeds 3, 4 against seeds 0, 1.\n" in markdown
     assert "one seed" not in markdown
-    told = ("run", "seeds", "reference_seeds", "difference")
-    assert {tuple(row[name] for name in told) for row in rows_of(tmp_path / "c.csv") if row["metric"] != "r_sum"} == {
+    shown = ("run", "seeds", "reference_seeds", "difference")
+    assert {tuple(row[name] for name in shown) for row in rows_of(tmp_path / "c.csv") if row["metric"] != "r_sum"} == {
         ("teacher-a", "3 4", "0 1", "3.000000"),
         ("student-a", "0 1", "0 1", "0.000000"),
     }
@@ -224,12 +228,12 @@ def test_one_trained_run_has_nothing_to_differ_from(evaluate: Evaluate, tmp_path
     assert (tmp_path / "c.csv").read_text() == header
 
 
-def test_one_seed_has_no_spread(evaluate: Evaluate, tmp_path: Path) -> None:
+def test_one_seed_has_no_standard_deviation(evaluate: Evaluate, tmp_path: Path) -> None:
     paths = [evaluate("initial-a"), evaluate("teacher-a", provenance={"commit": None})]
     tables.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     markdown = (tmp_path / "s.md").read_text()
     assert "±" not in markdown
-    assert "One seed: no spread" in markdown
+    assert "One seed: no standard deviation" in markdown
     assert "seed 0; commits `0123456789ab`, unknown" in markdown
 
 
@@ -313,7 +317,7 @@ def test_bars_are_as_long_as_their_values(evaluate: Evaluate, tmp_path: Path) ->
     figures.plot_three_ways(results.read(paths), tmp_path / "out" / "bars.png")
     pixels = pixels_of(tmp_path / "out" / "bars.png")
     panel = pixels[:, : pixels.shape[1] // 3]
-    lengths = [coloured(panel, colour).sum(axis=1).max() for colour in (figures.UNTRAINED, *figures.RUN_COLOURS[:2])]
+    lengths = [coloured(panel, colour).sum(axis=1).max() for colour in (style.UNTRAINED, *style.RUN_COLOURS[:2])]
     assert lengths[0] > 50
     assert lengths[1] / lengths[0] == pytest.approx(2, rel=0.03)
     assert lengths[2] / lengths[0] == pytest.approx(4, rel=0.03)
@@ -343,7 +347,7 @@ def test_losses_show_the_terms_of_each_run(tmp_path: Path) -> None:
     pixels = pixels_of(tmp_path / "losses.png")
     panels = pixels[pixels.shape[0] // 8 :]  # below the legend
     left, right = panels[:, : pixels.shape[1] // 2], panels[:, pixels.shape[1] // 2 :]
-    colours = dict(zip(figures.TERMS, figures.TERM_COLOURS, strict=True))
+    colours = dict(zip(figures.TERMS, style.TERM_COLOURS, strict=True))
     del colours["kdt"]  # as grey as the edges of letters
     for panel, terms in ((left, {"itc", "itm"}), (right, {"itc", "itm", "kdi"})):
         assert {term for term, colour in colours.items() if coloured(panel, colour).sum() > 40} == terms

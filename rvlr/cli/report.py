@@ -81,9 +81,9 @@ def draw_sheets(
         {"--cross-modal": cross_modal, "--single-modal": single_modal},
     )
     from rvlr.data.records import read_split
-    from rvlr.report import records, sheets
+    from rvlr.report import consistency, sheets
 
     ranked = read_split(split)
-    records.check_rankings(rankings, run, ranked.checksum)
+    consistency.check_rankings(rankings, run, ranked.checksum)
     sheets.draw_cross_modal(rankings, ranked, queries, cross_modal, run)
     sheets.draw_single_modal(rankings, ranked, queries, single_modal, run)

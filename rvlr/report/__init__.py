@@ -1,1 +1,1 @@
-"""What people look at: tables (`summary`), curves and bars (`figures`), retrieved examples (`sheets`)."""
+"""What people look at: results with their checks, tables, differences between models, figures, retrieved examples."""

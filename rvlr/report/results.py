@@ -1,60 +1,33 @@
-"""Evaluations as read from their files: checked, ordered, averaged over seeds.
+"""Evaluations of all runs and seeds, averaged over seeds.
 
-Enters: the `eval/test.json` of every run and seed. Leaves: `Results`, from which tables and figures are made.
-Evaluations of different data are refused, not averaged, and so is one that does not agree with what lies around it
-(see `rvlr.report.records`).
+Input: the `eval/test.json` of every run and seed. Output: `Results`, from which tables and figures are made.
+Evaluations of different data are refused, and so is an evaluation that does not agree with the files around it (see
+`rvlr.report.consistency`).
 """
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
-
-from rvlr import faults
 from rvlr.config import runs
 from rvlr.errors import UserError
-from rvlr.report import compare, records
+from rvlr.report import compare, consistency
+from rvlr.report.consistency import RANKINGS, Counts, Evaluation
 
-PROTOCOL = "corrected"  # the one whose values are kept query by query
-SETTINGS = ("candidates", "subsets")  # those of an evaluation that change its numbers
-RANKS = ("i2t_median_rank", "t2i_median_rank")
-REQUIRED = list(compare.REPORTED)
-
-
-class _Counts(BaseModel):
-    images: int
-    captions: int
-
-
-class _Inputs(BaseModel):
-    split_checksum: str
-    relevance_sha256: str
-
-
-class _Provenance(BaseModel):
-    commit: str | None
-
-
-class _Evaluation(BaseModel):
-    """What the tables need of an evaluation's JSON."""
-
-    run: Annotated[str, Field(pattern=f"^{runs.PATTERN.pattern}$")]
-    seed: int
-    split: str
-    counts: _Counts
-    notes: list[str]
-    config: dict[str, Any]
-    inputs: _Inputs
-    protocols: Annotated[dict[str, dict[str, FiniteFloat]], Field(min_length=1)]
-    provenance: _Provenance
+PROTOCOL = "corrected"  # the protocol whose values are kept for every query
+SETTINGS = ("candidates", "subsets")  # the settings of an evaluation that change its numbers
+# The most important metrics of each of the three ways of retrieval, by their short names
+HEADLINES = (
+    {"I→T R@1": "i2t_r@1", "T→I R@1": "t2i_r@1", "R-mean": "r_mean"},
+    {"I→I": "i2i_ndcg@10", "T→T": "t2t_ndcg@10"},
+    {"I→IT": "i2it_ndcg@10", "T→IT": "t2it_ndcg@10"},
+)
 
 
 @dataclass(frozen=True)
 class Score:
-    """A metric over seeds; `std` is the sample standard deviation, None for one seed."""
+    """A metric over seeds. std: the sample standard deviation, None for one seed."""
 
     mean: float
     std: float | None
@@ -67,11 +40,11 @@ class Score:
 class Results:
     """The scores of every run, `scores[protocol][run][metric]`. Runs are in the order of `runs.KINDS`.
 
-    sources: of every run and seed, the file of per-query values and the numbers of `PROTOCOL`, {} if it has none.
+    sources: run -> seed -> its rankings and its numbers of `PROTOCOL`, {} if the evaluations lack that protocol.
     """
 
     split: str
-    counts: _Counts
+    counts: Counts
     notes: list[str]
     sources: compare.Sources
     commits: list[str | None]
@@ -84,38 +57,38 @@ class Results:
 
     @property
     def runs(self) -> list[str]:
-        """All runs, in order."""
-        return list(self.seeds)
+        """The names of all runs, in order."""
+        return list(self.sources)
 
     @property
     def all_seeds(self) -> list[int]:
         """The seeds of all runs together."""
-        return sorted({seed for seeds in self.seeds.values() for seed in seeds})
+        return sorted({seed for seeds in self.sources.values() for seed in seeds})
 
 
 def read(evaluations: Sequence[Path]) -> Results:
     """Read evaluations and average them over seeds.
 
-    Raises UserError naming the files if one is not an evaluation or does not agree with what lies around it, if two are
-    of the same run and seed, or if they disagree in split, counts, data, settings or metrics.
+    Raises UserError naming the files if a file is not an evaluation or does not agree with the files around it, if two
+    files are of the same run and seed, or if files disagree in split, counts, data, settings or metrics.
     """
     if not evaluations:
         raise UserError("no evaluations given; name at least one eval/test.json")
     read = [(path, _read(path)) for path in evaluations]
     _check_comparable(read)
-    members: dict[str, list[_Evaluation]] = {}
+    members: dict[str, list[Evaluation]] = {}
     sources: dict[str, dict[int, tuple[Path, dict[str, float]]]] = {}
-    for path, evaluation in sorted(read, key=lambda item: runs.KINDS.index(runs.kind(item[1].run))):
-        members.setdefault(evaluation.run, []).append(evaluation)
-        source = path.with_name("rankings.npz"), evaluation.protocols.get(PROTOCOL, {})
-        sources.setdefault(evaluation.run, {})[evaluation.seed] = source
+    for path, one in sorted(read, key=lambda item: runs.KINDS.index(runs.kind(item[1].run))):
+        members.setdefault(one.run, []).append(one)
+        source = path.with_name(RANKINGS), one.protocols.get(PROTOCOL, {})
+        sources.setdefault(one.run, {})[one.seed] = source
     first = read[0][1]
     return Results(
         split=first.split,
         counts=first.counts,
         notes=first.notes,
         sources=sources,
-        commits=list(dict.fromkeys(evaluation.provenance.commit for _, evaluation in read)),
+        commits=list(dict.fromkeys(one.provenance.commit for _, one in read)),
         scores={
             protocol: {run: _average([one.protocols[protocol] for one in group]) for run, group in members.items()}
             for protocol in first.protocols
@@ -123,50 +96,47 @@ def read(evaluations: Sequence[Path]) -> Results:
     )
 
 
-def _read(path: Path) -> _Evaluation:
-    record = records.read_evaluation(path)
-    try:
-        evaluation = _Evaluation.model_validate(record)
-    except ValidationError as error:
-        fault = faults.describe(error, _Evaluation, 1)[0]
-        raise UserError(f"{path}: not an evaluation: {fault}; run the evaluate stage again") from None
+def _read(path: Path) -> Evaluation:
+    evaluation = consistency.read_evaluation(path)
     for protocol, metrics in evaluation.protocols.items():
-        missing = [metric for metric in REQUIRED if metric not in metrics]
+        missing = [metric for metric in compare.REPORTED if metric not in metrics]
         if missing:
             raise UserError(f"{path}: protocol {protocol!r} lacks {', '.join(missing)}; run the evaluate stage again")
-    records.check_evaluation(path, record)
+    consistency.check_evaluation(path, evaluation)
     return evaluation
 
 
-def _check_comparable(read: Sequence[tuple[Path, _Evaluation]]) -> None:
+def _check_comparable(read: Sequence[tuple[Path, Evaluation]]) -> None:
     first_path, first = read[0]
+    wanted = _comparable(first)
     seen: dict[tuple[str, int], Path] = {}
     for path, evaluation in read:
-        for what, have, want in (
-            ("split", evaluation.split, first.split),
-            ("counts.images", evaluation.counts.images, first.counts.images),
-            ("counts.captions", evaluation.counts.captions, first.counts.captions),
-            *((f"config.{key}", evaluation.config.get(key), first.config.get(key)) for key in SETTINGS),
-            ("inputs.split_checksum", evaluation.inputs.split_checksum, first.inputs.split_checksum),
-            ("inputs.relevance_sha256", evaluation.inputs.relevance_sha256, first.inputs.relevance_sha256),
-            ("protocols and metrics", _metrics(evaluation), _metrics(first)),
-        ):
-            if have != want:
+        for what, have in _comparable(evaluation).items():
+            if have != wanted[what]:
                 raise UserError(
                     f"{path} and {first_path} do not belong in one table: {what} is {have} in the one and "
-                    f"{want} in the other; evaluate both on the same data in the same way"
+                    f"{wanted[what]} in the other; evaluate both on the same data in the same way"
                 )
         twin = seen.setdefault((evaluation.run, evaluation.seed), path)
         if twin is not path:
             raise UserError(f"{path} and {twin} are both run {evaluation.run!r}, seed {evaluation.seed}; give one")
 
 
-def _metrics(evaluation: _Evaluation) -> dict[str, list[str]]:
-    return {protocol: sorted(metrics) for protocol, metrics in evaluation.protocols.items()}
+def _comparable(evaluation: Evaluation) -> dict[str, object]:
+    """What must be the same in all evaluations of a table."""
+    return {
+        "split": evaluation.split,
+        "counts.images": evaluation.counts.images,
+        "counts.captions": evaluation.counts.captions,
+        **{f"config.{key}": evaluation.config.get(key) for key in SETTINGS},
+        "inputs.split_checksum": evaluation.inputs.split_checksum,
+        "inputs.relevance_sha256": evaluation.inputs.relevance_sha256,
+        "protocols and metrics": {name: sorted(metrics) for name, metrics in evaluation.protocols.items()},
+    }
 
 
-def _average(seeds: list[dict[str, float]]) -> dict[str, Score]:
-    """The metrics of one run's seeds as mean and standard deviation."""
+def _average(seeds: Sequence[dict[str, float]]) -> dict[str, Score]:
+    """The mean and the standard deviation of each metric over the seeds of one run."""
     scores = {}
     for metric in seeds[0]:
         values = [metrics[metric] for metrics in seeds]

@@ -23,7 +23,7 @@ from rvlr.data.images import load_image
 from rvlr.data.records import Split
 from rvlr.errors import UserError
 from rvlr.evaluation.rankings import read_lists
-from rvlr.report.figures import DPI, save
+from rvlr.report.style import DPI, GREEN, GREY, INK, RED, RULE, save
 
 # lengths are pixels, font sizes are points
 WIDTH, MARGIN, LEFT, GAP = 1800, 45, 390, 50
@@ -32,7 +32,6 @@ RIGHT = LEFT + GAP
 SPACING = 22
 BOX = (WIDTH - 2 * MARGIN - RIGHT - (IMAGES - 1) * SPACING) // IMAGES
 FRAME, INDENT = 7, 38
-GREEN, RED, INK, GREY, RULE = "#009E73", "#D55E00", "#1A1A1A", "#666666", "#D0D0D0"
 PIXELATED = 2  # from this enlargement on, a picture is a rendered one, whose pixels stay sharp squares
 
 Marks = Sequence[bool | None]

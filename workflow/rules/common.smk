@@ -13,7 +13,7 @@ from rvlr import files, provenance
 from rvlr.config import sources as rvlr_sources
 from rvlr.data.records import SPLITS
 from rvlr.errors import UserError
-from rvlr.report import records
+from rvlr.report import consistency
 from rvlr.workflow import frozen, given, places
 
 # Stages run under the Python that runs Snakemake, also where its environment is not activated.
@@ -286,7 +286,7 @@ def to_be_made_again():
     mismatches = [] if differing else list(disagreeing_records())
     wrong = [one for one in mismatches if not one.outdated]
     if wrong:
-        fail("\n".join([*dict.fromkeys(map(str, wrong)), records.remedy(wrong)]))
+        fail("\n".join([*dict.fromkeys(map(str, wrong)), consistency.remedy(wrong)]))
     again = sorted(
         {str(path) for path in (*differing, *(one.path for one in mismatches))}
     )
@@ -323,11 +323,11 @@ def disagreeing_records():
         if not path.exists():
             continue
         try:
-            record = records.read_evaluation(path)
+            record = consistency.read_evaluation(path)
         except UserError as error:
             fail(f"{error}: rm {path}; snakemake")
         try:
-            yield from records.evaluation_mismatches(path, record, large=False)
+            yield from consistency.evaluation_mismatches(path, record, large=False)
         except UserError as error:
             fail(error)
 
