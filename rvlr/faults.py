@@ -1,7 +1,7 @@
 """Faults of validated data in our words: which key, what was found, what is allowed.
 
 Enters: pydantic's ValidationError and the type that was validated against, whose JSON schema knows what is allowed.
-Leaves: one line a fault. A field's `description` in the schema stands for its pattern, and its `unit` for its unit.
+Leaves: one line a fault. In the schema, `allowed` are the words for a pattern, and `unit` is the unit of a number.
 """
 
 import datetime
@@ -115,7 +115,7 @@ def _plain(word: str) -> str:
     return unicodedata.normalize("NFKC", word).casefold().replace("_", "-")
 
 
-def _line(schema: "_Tree", place: tuple[str | int, ...], node: Schema, fault: Any) -> tuple[str, str | None]:
+def _line(schema: "Tree", place: tuple[str | int, ...], node: Schema, fault: Any) -> tuple[str, str | None]:
     """What is wrong with one key, and the key that was meant if this one is unknown."""
     what, value = fault["type"], fault["input"]
     if what == "extra_forbidden":
@@ -135,7 +135,7 @@ def _line(schema: "_Tree", place: tuple[str | int, ...], node: Schema, fault: An
     return text + did_you_mean(value, schema.choices(node)), None
 
 
-def _unknown(schema: "_Tree", place: tuple[str | int, ...], node: Schema) -> tuple[str, str | None]:
+def _unknown(schema: "Tree", place: tuple[str | int, ...], node: Schema) -> tuple[str, str | None]:
     keys = list(node.get("properties", {}))
     kinds = schema.kinds_with(place[-1], node)
     if kinds:
@@ -172,11 +172,11 @@ def found(value: Any) -> str:
 
 
 @cache
-def _tree(kind: Any) -> "_Tree":
-    return _Tree(kind)
+def _tree(kind: Any) -> "Tree":
+    return Tree(kind)
 
 
-class _Tree:
+class Tree:
     """The JSON schema of a type: where a fault lies in it, and what it allows there."""
 
     def __init__(self, kind: Any) -> None:
@@ -200,7 +200,8 @@ class _Tree:
     def locate(self, fault: Any) -> tuple[tuple[str | int, ...], Schema, Any]:
         """The key of a fault, what the schema says of it (of the section that does not know it, if it is unknown), and
         the fault. pydantic's paths also name the alternatives of a union, which are no keys."""
-        node, place = self.resolve(self.root), []
+        node = self.resolve(self.root)
+        place: list[str | int] = []
         holder = node
         for part in fault["loc"]:
             below = self._below(node, part)
@@ -268,21 +269,24 @@ class _Tree:
 
     def allowed(self, node: Schema) -> str:
         """What is allowed, in words, and the default of a number as an example."""
+        default = self.resolve(node).get("default")
+        example = f", such as {default}" if isinstance(default, int | float) and not isinstance(default, bool) else ""
+        return f"{self.words(node)}{example}"
+
+    def words(self, node: Schema) -> str:
+        """What is allowed, in words, without an example."""
         node = self.resolve(node)
         if "discriminator" in node:
             kind, tags = node["discriminator"]["propertyName"], sorted(node["discriminator"]["mapping"])
             return f"a mapping with {kind}: {', '.join(tags[:-1])} or {tags[-1]}"
-        words = " or ".join(dict.fromkeys(self._words(branch) for branch in self.branches(node)))
-        default = node.get("default")
-        example = f", such as {default}" if isinstance(default, int | float) and not isinstance(default, bool) else ""
-        return f"{words}{example}"
+        return " or ".join(dict.fromkeys(self._words(branch) for branch in self.branches(node)))
 
     def _words(self, branch: Schema) -> str:
         if "enum" in branch or "const" in branch:
             values = branch.get("enum", [branch.get("const")])
             return ("one of " if len(values) > 1 else "") + ", ".join(map(repr, values))
-        if "description" in branch and "properties" not in branch:
-            return branch["description"]
+        if "allowed" in branch:
+            return str(branch["allowed"])
         kind = branch.get("type")
         if kind in ("integer", "number"):
             unit = f" ({branch['unit']})" if "unit" in branch else ""
@@ -294,7 +298,7 @@ class _Tree:
             return f"a mapping with the keys {', '.join(keys)}" if keys else "a mapping, one entry a name"
         if kind == "string":
             return "a path" if branch.get("format") == "path" else "text"
-        return {"boolean": "true or false", "null": "null"}.get(kind, "another value")
+        return {"boolean": "true or false", "null": "null"}.get(str(kind), "another value")
 
     def _list(self, branch: Schema) -> str:
         items = branch.get("prefixItems") or [branch.get("items", {})]

@@ -5,16 +5,23 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as rvlr.__main__ does, and for the commands that tests start
 
 import pytest
 
-from rvlr import config
+from rvlr import config, files
 from rvlr.datasets import shapes
 from rvlr.models import build
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """The settings of a file in `config/`, laid over its base."""
+    path = ROOT / f"config/{name}.yaml"
+    return config.lay_over_bases(files.read_yaml(path), [path])[0]
 
 
 @pytest.fixture(scope="session")

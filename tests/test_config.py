@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import jsonschema
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, shipped
 from typer.testing import CliRunner
 
 from rvlr import config
 from rvlr.cli import app
+from rvlr.config import document
 from rvlr.config.sources import SOURCES, resolve
 from rvlr.errors import UserError
 from rvlr.workflow import disk
@@ -141,20 +143,18 @@ def test_starts() -> None:
     assert [found.start_of(name) for name in "abc"] == ["teacher-t", "initial-base", "teacher-t"]
 
 
-SHIPPED = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name != "paper.yaml")
+SHIPPED = sorted(path.stem for path in (ROOT / "config").glob("*.yaml"))
+LAYERS = ("paper", "published")
+"""What is laid over or under other files, and is no study by itself."""
 PUBLIC = ("coco", "flickr30k", "vizwiz")
 
 
-def shipped(name: str) -> dict[str, Any]:
-    return yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_every_shipped_configuration_is_valid_but_for_the_users_paths(path: Path) -> None:
-    data = yaml.safe_load(path.read_text())
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in LAYERS])
+def test_every_shipped_configuration_is_valid_but_for_the_users_paths(name: str) -> None:
+    data = shipped(name)
     if isinstance(data["dataset"], dict) and data["dataset"]["kind"] == "custom":
         data["dataset"] |= {"images": "somewhere", "captions": "somewhere.csv"}
-    config.parse(data, str(path))
+    config.parse(data, name)
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -447,15 +447,93 @@ def test_command_line_checks_and_shows(tmp_path: Path) -> None:
 
 def test_every_key_is_documented() -> None:
     text = (ROOT / "config/README.md").read_text()
-    seen: set[str] = set()
+    schema = config.Study.model_json_schema()
+    keys = [(section, key, about) for section in (schema, *schema["$defs"].values())
+            for key, about in section["properties"].items()]  # fmt: skip
+    assert not [f"{section['title']}.{key}" for section, key, about in keys if not about.get("description")]
+    assert not [f"{section['title']}.{key}" for section, key, _ in keys if f"`{key}` |" not in text]
 
-    def walk(schema: dict) -> None:
-        for name, section in schema["$defs"].items():
-            seen.update((name, key) for key in section.get("properties", {}))
 
-    walk(config.Study.model_json_schema())
-    missing = sorted(f"{section}.{key}" for section, key in seen if f"`{key}`" not in text)
-    assert not missing
+def test_the_schema_and_the_tables_are_what_the_sections_say() -> None:
+    advice = "run `python -m rvlr.config.document`"
+    assert yaml.safe_load((ROOT / document.SCHEMA).read_text()) == document.schema(), advice
+    readme = (ROOT / document.README).read_text()
+    assert document.tables(readme) == readme, advice
+
+
+SCHEMA = jsonschema.Draft202012Validator(yaml.safe_load((ROOT / document.SCHEMA).read_text()))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_schema_accepts_every_shipped_file_which_names_it(name: str) -> None:
+    text = (ROOT / f"config/{name}.yaml").read_text()
+    SCHEMA.validate(yaml.safe_load(text))
+    named = text.partition("\n")[0].removeprefix("# yaml-language-server: $schema=")
+    assert (ROOT / "config" / named).resolve() == ROOT / document.SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("changes", "accepted"),
+    [
+        ({}, True),
+        ({"students": {"s": {"teacher": "t", "distance": "kl"}}}, True),
+        ({"teachers": {"t": {"weights": {"itc": 2}}}}, True),
+        ({"dataset": {"kind": "coco", "counts": {"train": 3}}}, True),
+        ({"base": "published.yaml"}, True),
+        ({"dataset": "custom"}, False),
+        ({"dataset": {"kind": "coco", "train_on_val": True}}, False),
+        ({"students": {"s": {"teacher": "t", "distance": "l2"}}}, False),
+        ({"students": {"a b": {"teacher": "t"}}}, False),
+        ({"training": {"epocs": 3}}, False),
+        ({"training": {"epochs": 0}}, False),
+        ({"training": {"betas": [0.9]}}, False),
+        ({"sources": {"coco-traan2014": {}}}, False),
+        ({"teachers": {"t": {"kind": "singel-modal"}}}, False),
+    ],
+)
+def test_the_schema_refuses_what_is_misspelt(changes: dict[str, Any], accepted: bool) -> None:
+    assert SCHEMA.is_valid({**MINIMAL, **changes}) == accepted
+
+
+def write(folder: Path, **documents: str) -> Path:
+    for name, text in documents.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / "my.yaml"
+
+
+def test_a_file_is_laid_over_its_base(tmp_path: Path) -> None:
+    path = write(tmp_path, my="base: below.yaml\ntraining: {epochs: 3}\nseeds: [4]", below=yaml.safe_dump(
+        {**MINIMAL, "training": {"epochs": 5, "max_words": 7}, "seeds": [0, 1]}))  # fmt: skip
+    found = config.load(path)
+    assert (found.training.epochs, found.training.max_words, found.seeds) == (3, 7, [4])
+    over = write(tmp_path, over="training: {epochs: 9}")
+    merged = {"base": "below.yaml", "training": {"epochs": 9}, "seeds": [4]}  # as Snakemake merges the two
+    data, source = config.lay_over_bases(merged, [path, tmp_path / "over.yaml"])
+    assert config.parse(data, source).training.max_words == 7
+    assert source == f"{path} over {tmp_path / 'below.yaml'}, {tmp_path / 'over.yaml'}"
+    with pytest.raises(UserError, match="outside of a file; write base into a file"):
+        config.lay_over_bases({**merged, "base": "other.yaml"}, [over])
+
+
+@pytest.mark.parametrize(
+    ("base", "below", "fault"),
+    [
+        ("[a]", "", "my.yaml: base: found a list of 1, ['a']; give the path of a YAML file from this one"),
+        ("null", "", "my.yaml: base: found null; give the path"),
+        ("blow.yaml", "", "blow.yaml: no such file"),
+        ("below.yaml", "seeds: [", "below.yaml: line 1: not valid YAML"),
+        ("below.yaml", "3", "below.yaml: found 3; the file must hold a mapping"),
+        ("below.yaml", "base: my.yaml", "below.yaml has a base itself; name that one"),
+        ("below.yaml", "dataset: shapes\ntraning: {}", "1 fault in the configuration\n  traning: unknown key"),
+    ],
+)
+def test_faults_of_a_base_name_the_file_and_the_key(tmp_path: Path, base: str, below: str, fault: str) -> None:
+    study = yaml.safe_dump({key: value for key, value in MINIMAL.items() if key != "dataset"})
+    path = write(tmp_path, my=f"base: {base}\n{study}", below=below)
+    with pytest.raises(UserError) as raised:
+        config.load(path)
+    assert str(path) in str(raised.value)
+    assert fault in str(raised.value)
 
 
 def test_the_configuration_needs_no_torch() -> None:

@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import yaml
-from conftest import ROOT
+from conftest import ROOT, shipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rvlr import config, documents
 from rvlr.errors import UserError
 
-STUDY = yaml.safe_load((ROOT / "config/coco.yaml").read_text()) | {
+STUDY = shipped("coco") | {
     "sources": {"coco-val2014": {"addresses": ["https://a.example/b.zip"], "size": 3}},
     "downloads": "downloads",
 }

@@ -37,7 +37,7 @@ from rvlr.config.sections import (
     VizWiz,
 )
 from rvlr.config.sources import Origin, Source, Sources
-from rvlr.config.study import Study, check_files, load, parse, refuse, to_yaml
+from rvlr.config.study import Study, lay_over_bases, load, parse, refuse, to_yaml
 
 __all__ = [
     "DOWNLOADS",
@@ -74,7 +74,7 @@ __all__ = [
     "Vision",
     "VisionSettings",
     "VizWiz",
-    "check_files",
+    "lay_over_bases",
     "load",
     "parse",
     "refuse",

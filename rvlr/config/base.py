@@ -74,9 +74,9 @@ def plain_values(options: dict[str, Any]) -> dict[str, Any]:
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, and so are numbers without end; values do not change once
-    read."""
+    read. The docstring of each field describes its key in the schema and in `config/README.md`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
     title: ClassVar[str]
     """What messages call a file that holds this section; only sections that have files have one."""
 

@@ -28,8 +28,10 @@ Name = Annotated[
     Field(
         pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?$",
         max_length=100,  # with what results add to it, still the name of a file
-        description="a name of letters, digits, '.', '_' and '-', beginning with a letter or digit, not ending in '.', "
-        "of at most 100 characters",
+        json_schema_extra={
+            "allowed": "a name of letters, digits, '.', '_' and '-', beginning with a letter or digit, not ending in "
+            "'.', of at most 100 characters"
+        },
     ),
     AfterValidator(_check_repetition),
 ]
@@ -65,8 +67,12 @@ class Cache(Section):
     """Copies of the images, scaled down once, that training reads instead of the originals."""
 
     short_side: Annotated[int, _pixels(16, 2**16), NUMBER] = 640
+    """Shorter side of the copies. Smaller images stay as they are. Below 628 the smallest crops for `image_size:
+    384` are enlarged."""
     format: Literal["jpeg", "webp"] = "jpeg"
+    """File format of the copies."""
     quality: Annotated[int, Field(ge=1, le=100), NUMBER] = 95
+    """Quality of the compression, 100 is best."""
 
 
 class Dataset(Section):
@@ -131,14 +137,24 @@ class Shapes(Dataset):
     title = "a data set's section"
     makes_images = True
     kind: Literal["shapes"] = "shapes"
+    """Rendered scenes, made on the spot."""
     name: Name = "shapes"
+    """Folder in `results/`; give each data set its own."""
     seed: Seed = 0
+    """Seed of the scenes and captions; independent of `seeds`."""
     train: Annotated[int, _images(1), NUMBER] = 1500
+    """Number of training images. Another number leaves the images of `val` and `test` as they are."""
     val: Annotated[int, _images(2), NUMBER] = 200
+    """Number of validation images."""
     test: Annotated[int, _images(2), NUMBER] = 400
+    """Number of test images."""
     image_size: Annotated[int, _pixels(32, 512), NUMBER] = 64
+    """Side of the square images."""
     captions_per_image: Annotated[int, Field(ge=1, le=1_000), NUMBER] = 5
+    """Number of captions of each image."""
     imbalance: Annotated[float, Field(ge=-1, le=1), NUMBER] = 0.0
+    """Above 0, captions leave out more of what the images show. Below 0, images hide what the captions say. At 0,
+    both say much."""
 
     @property
     def test_images(self) -> int:
@@ -153,8 +169,11 @@ class SplitRatio(Section):
     """Shares of the images that go to val and test where the captions file names no splits."""
 
     val: Annotated[float, Field(gt=0, lt=1), NUMBER] = 0.1
+    """Share of the images that go to val, at least 2 images. Below 1 together with `test`."""
     test: Annotated[float, Field(gt=0, lt=1), NUMBER] = 0.1
+    """Share of the images that go to test, at least 2 images."""
     seed: Seed = 0
+    """Seed of the draw, which depends on the ids of the images alone, not on their order."""
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
@@ -170,11 +189,18 @@ class Custom(Dataset):
 
     title = "a section of your own photographs"
     kind: Literal["custom"]
+    """Your own photographs and captions."""
     name: Name = "custom"
+    """Folder in `results/`; give each data set its own."""
     images: UserPath
+    """Folder of the images."""
     captions: UserPath
+    """Captions file, ending in `.json`, `.jsonl` or `.csv`."""
     split: SplitRatio = SplitRatio()
+    """How images are divided where the captions file names no splits."""
     cache: Cache | None = None
+    """Copies of the images, scaled down once, for training and evaluation to read; `null`: none. Worth it for
+    VizWiz and photographs of phones and cameras, see benchmarks/README.md."""
 
     @property
     def own_files(self) -> dict[str, Path]:
@@ -185,8 +211,11 @@ class Counts(Section):
     """How many images each split must hold; None where that is not known beforehand."""
 
     train: Positive | None
+    """Number of images; `null`: not checked."""
     val: Positive | None
+    """Number of images; `null`: not checked."""
     test: Positive | None
+    """Number of images; `null`: not checked."""
 
 
 class PublicSet(Dataset):
@@ -198,7 +227,11 @@ class PublicSet(Dataset):
     published: ClassVar[dict[str, dict[str, str]]]
     """For each value of `annotations`, what `annotation_sources` are."""
     captions_per_image: Positive | None = 5
+    """Of val and test, for Flickr30K also of train, the first so many captions of an image are used; `null`:
+    all."""
     cache: Cache | None = None
+    """Copies of the images, scaled down once, for training and evaluation to read; `null`: none. Worth it for
+    VizWiz and photographs of phones and cameras, see benchmarks/README.md."""
 
     @field_validator("counts", mode="before", check_fields=False)
     @classmethod
@@ -228,9 +261,14 @@ class Coco(PublicSet):
         "karpathy": dict.fromkeys(("train", "val", "test"), "karpathy-captions"),
     }
     kind: Literal["coco"]
+    """MS-COCO 2014 in Karpathy's splits."""
     name: Name = "coco"
+    """Folder in `results/`; give each data set its own."""
     annotations: Literal["authors", "karpathy"] = "authors"
+    """`authors`: the paper's files; train is Karpathy's train and restval. `karpathy`: Karpathy's file for all
+    splits."""
     counts: Counts = Counts(train=113_287, val=5_000, test=5_000)
+    """Number of images that each split must contain."""
 
 
 class Flickr30K(PublicSet):
@@ -242,10 +280,15 @@ class Flickr30K(PublicSet):
         "karpathy": dict.fromkeys(("train", "val", "test"), "karpathy-captions"),
     }
     kind: Literal["flickr30k"]
+    """Flickr30K in Karpathy's splits."""
     name: Name = "flickr30k"
+    """Folder in `results/`; give each data set its own."""
     annotations: Literal["authors", "karpathy"] = "authors"
+    """`authors`: the paper's files. `karpathy`: Karpathy's file for all splits."""
     train_on_val: bool = False
+    """`true` adds val to train, as published; the epoch is then chosen on images that were trained on."""
     counts: Counts = Counts(train=29_000, val=1_014, test=1_000)
+    """Number of images that each split must contain."""
 
 
 class VizWiz(PublicSet):
@@ -257,12 +300,20 @@ class VizWiz(PublicSet):
         "official": dict.fromkeys(("train", "test"), "vizwiz-official-captions"),
     }
     kind: Literal["vizwiz"]
+    """VizWiz-Captions."""
     name: Name = "vizwiz"
+    """Folder in `results/`; give each data set its own."""
     annotations: Literal["authors", "official"] = "authors"
+    """`authors`: the paper's files. `official`: VizWiz's own train and val, without rejected and precanned
+    captions; test is all of its val, of which the paper drew 1,000, and a `counts.test` of 1,000 is not checked."""
     val: Literal["held-out", "published"] = "held-out"
+    """`held-out`: val is drawn from train. `published`: val is the test images, as published."""
     val_images: Annotated[int, _images(2), NUMBER] = 1_000
+    """Number of images held out of train for val."""
     val_seed: Seed = 0
+    """Seed of that draw, which depends on the ids of the images alone."""
     counts: Counts = Counts(train=None, val=None, test=1_000)
+    """Number of images that each split must contain."""
 
 
 AnyDataset = Annotated[Shapes | Custom | Coco | Flickr30K | VizWiz, Field(discriminator="kind")]
@@ -284,11 +335,18 @@ class VisionSettings(Section):
     """A timm backbone and how images are presented to it: what travels with a model."""
 
     name: PlainText = "swin_base_patch4_window12_384"
+    """Any timm backbone that gives features."""
     options: Annotated[dict[PlainText, Any], AfterValidator(plain_values)] = {}
+    """Further arguments of `timm.create_model`, such as `{drop_path_rate: 0.2}`."""
     image_size: Annotated[int, _pixels(16, 2048), NUMBER] = 384
+    """Side of the square that images are resized to."""
     mean: Triple = (0.48145466, 0.4578275, 0.40821073)
+    """Mean of the red, green and blue channel that images are normalised with, in units of 0 to 1 (divide values of
+    0 to 255 by 255); give the values that the weights were trained with."""
     std: Triple = (0.26862954, 0.26130258, 0.27577711)
+    """Standard deviation of the three channels, in the same units, each at least 0.001."""
     frozen: bool = False
+    """`true`: the encoder keeps its weights and learns nothing."""
 
     @field_validator("options")
     @classmethod
@@ -317,18 +375,28 @@ class Vision(VisionSettings):
     """A vision encoder and the weights that it starts from."""
 
     weights: Literal["random", "pretrained"] | UserPath = "random"
+    """`random`; `pretrained`: timm's own weights, from its cache or fetched; or a local `.safetensors` or `.pth`
+    file in timm's key layout or, for Swin, Microsoft's of 2021, interpolated to `image_size` where timm can do
+    so."""
 
 
 class BertSize(Section):
     """Sizes of a text encoder that starts from random weights; the names are those of transformers' BertConfig."""
 
     hidden_size: Width = 768
+    """Width, a multiple of `num_attention_heads`."""
     num_attention_heads: Width = 12
+    """Number of attention heads."""
     intermediate_size: Width = 3072
+    """Width of the feed-forward part."""
     hidden_dropout_prob: Fraction = 0.1
+    """Dropout probability of the layers."""
     attention_probs_dropout_prob: Fraction = 0.1
+    """Dropout probability of the attention."""
     max_position_embeddings: Annotated[int, Field(ge=1, le=2**16, json_schema_extra={"unit": "tokens"}), NUMBER] = 512
+    """Longest input; at least `max_tokens`."""
     initializer_range: Annotated[float, Field(gt=0, le=1), NUMBER] = 0.02
+    """Standard deviation of the initial weights."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -343,17 +411,28 @@ class TextSettings(Section):
     """A BERT, cut in two, and how captions are presented to it: what travels with a model."""
 
     text_layers: Layers = 6
+    """Number of layers of the text encoder: the first layers of the BERT."""
     fusion_layers: Layers = 6
+    """Number of layers of the fusion encoder: the layers of the BERT after those. Where the BERT has too few, the
+    rest starts from random weights; cross-attention always does."""
     max_tokens: Tokens = 40
+    """Tokens of a caption, [CLS] and [SEP] included; the rest is cut off."""
     max_words: Words = 30
+    """Words of a caption in evaluation and features; for training see `training`."""
     frozen: bool = False
+    """`true`: the text encoder learns nothing; the fusion encoder still does."""
 
 
 class Text(TextSettings):
     """A text encoder and the weights, or the size, that it starts from."""
 
     weights: Literal["random"] | PlainText = "bert-base-uncased"
+    """`random`, or a BERT: a folder with `config.json`, weights and tokenizer, or a name on the Hugging Face hub,
+    `NAME` or `OWNER/NAME`; what looks like a path is never looked up there. All weights must load, at most half of
+    the captions' words may be unknown to the tokenizer, and no code from the folder runs (`auto_map` is
+    refused)."""
     size: BertSize | None = None
+    """Widths of an encoder with random weights; required with `weights: random`, refused otherwise."""
 
     @model_validator(mode="after")
     def _size_belongs_to_random(self) -> Self:
@@ -374,10 +453,15 @@ class Model(Section):
 
     title = "a model"
     vision: Vision = Vision()
+    """The image encoder."""
     text: Text = Text()
+    """The text and fusion encoders."""
     embed_dim: Width = 256
+    """Width of the shared embedding space."""
     temperature: Temperature = 0.07
+    """Temperature tau of the contrasts: the initial value, it is learnt."""
     relation_temperature: Temperature = 0.07
+    """Temperature tau2 of the relations: the initial value, it is learnt."""
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -387,15 +471,20 @@ class RandAugment(Section):
     """RandAugment over the operations METHOD.md names."""
 
     operations: Annotated[int, Field(ge=1, le=100), NUMBER] = 2
+    """Number of changes that an image gets."""
     magnitude: Annotated[int, Field(ge=0, le=10), NUMBER] = 7
+    """Strength of the changes."""
 
 
 class Augmentation(Section):
     """What is done to training images."""
 
     scale: tuple[Fraction, Fraction] = (0.5, 1.0)
+    """Smallest and largest share of the image's area that a random crop keeps, above 0."""
     flip: bool = True
+    """`true`: half of the images are mirrored."""
     randaugment: RandAugment | None = RandAugment()
+    """Random changes of brightness, sharpness, contrast and geometry; `null`: none."""
 
     @field_validator("scale")
     @classmethod
@@ -409,23 +498,47 @@ class Training(Section):
     """The training loop of both stages. An epoch shows every caption once."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000), NUMBER] = 10
+    """Number of epochs. An epoch shows every caption once; captions that do not fill a batch are left out."""
     batch_size: Annotated[int, Field(ge=2, le=2**20, json_schema_extra={"unit": "captions"}), NUMBER] = 36
+    """Captions of a step over all processes together; each process must get the same number, at least 2."""
     learning_rate: Above0 = 3e-5
+    """AdamW's highest learning rate, reached by a linear warm-up and followed by a linear decay to 0."""
     lr_mult: Above0 = 2.0
+    """Factor of the learning rate for the heads that start from random weights: a teacher's projections and
+    matching head, a student's teacher projections."""
     weight_decay: Weight = 0.01
+    """AdamW's weight decay; biases, norms and learnt scalars have none."""
     betas: tuple[Beta, Beta] = (0.9, 0.98)
+    """AdamW's two betas."""
     eps: Above0 = 1e-8
+    """AdamW's epsilon."""
     warmup: Fraction = 0.1
+    """Share of all steps in which the learning rate rises."""
     clip_norm: Above0 | None = None
+    """Largest norm of the gradient; `null`: not clipped."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """Precision of the forward pass. Quote `"no"`: YAML reads it as false."""
     augmentation: Augmentation = Augmentation()
+    """Random changes of training images."""
     max_words: Words = 60
+    """Words of a training caption; the rest is cut off."""
     processes: Processes = 1
+    """Processes of one training, and of a trained teacher's features: one for each GPU, or on the CPU where there
+    is no GPU."""
     itm_pool: Annotated[int, Field(ge=2, le=2**20), NUMBER] | None = None
+    """How many pairs matching negatives are drawn from: the batch is split into pools of this size, in order. Must
+    divide `batch_size` / `processes`. A smaller pool contains easier negatives. `null`: the whole batch, with one
+    process only, so that the number of processes never changes the method."""
     workers: Workers = 4
+    """Loading processes of each training process; 0: load in the training process."""
     checkpoint_steps: Positive = 500
+    """A resumable state is saved after every so many steps, at the end of each epoch, and when the run is
+    stopped."""
     val_candidates: Positive = 16
+    """As `candidates` of `evaluation`, for the scores on val after each epoch; the weights with the best R-mean on
+    val are kept."""
     patience: Positive | None = None
+    """Stop after so many epochs without a better R-mean on val; `null`: never."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -458,7 +571,9 @@ class TeacherWeights(Section):
     """Weights of the losses of stage 1."""
 
     itc: Weight = 1.0
+    """Weight of (a), image-text contrast."""
     itm: Weight = 2.0
+    """Weight of (b), image-text matching."""
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
@@ -471,10 +586,15 @@ class StudentWeights(TeacherWeights):
     """Weights of the seven losses of stage 2, METHOD.md "Losses" a to g in this order."""
 
     iic: Weight = 1.0
+    """Weight of (c), representation distillation of images."""
     ttc: Weight = 2.0
+    """Weight of (d), representation distillation of texts."""
     kd: Weight = 2.0
+    """Weight of (e), relations of the fused student against the fused teacher relations."""
     kdi: Weight = 1.0
+    """Weight of (f), the image teacher's relations against the fused relations."""
     kdt: Weight = 1.0
+    """Weight of (g), the text teacher's relations against the fused relations."""
 
 
 class Teacher(Section):
@@ -496,9 +616,13 @@ class TrainedTeacher(Teacher):
 
     title = "a trained teacher's section"
     kind: Literal["retrieval"] = "retrieval"
+    """A model trained with contrast and matching (stage 1); this kind is the default."""
     model: Name | None = None
+    """Name in `models` that training starts from; the only one if not given."""
     weights: TeacherWeights = TeacherWeights()
+    """Weights of the losses of stage 1, at least one above 0."""
     training: Training = Training()
+    """Settings of the training loop, laid over the shared `training`."""
 
     @property
     def batch_size(self) -> int:
@@ -517,8 +641,11 @@ class TextFeatures(Section):
     """A text model that gives teacher features as it is."""
 
     weights: PlainText
+    """Any text encoder of transformers: a folder or a hub name, under the same rules as a model's."""
     pooling: Literal["cls", "mean"] = "cls"
+    """`cls`: the feature is that of the first token. `mean`: the mean of all tokens."""
     max_tokens: Tokens = 40
+    """Tokens of a caption; the rest is cut off. Captions go in uncleaned."""
 
 
 class SingleModalTeacher(Teacher):
@@ -526,11 +653,17 @@ class SingleModalTeacher(Teacher):
 
     title = "a single-modal teacher's section"
     kind: Literal["single-modal"]
+    """A pair of single-modal models whose features are used as they are; nothing is trained."""
     vision: Vision
+    """The image model, as in `models`; `frozen` changes nothing here."""
     text: TextFeatures
+    """The text model."""
     batch_size: Batch = 64
+    """Images, or captions, encoded at a time."""
     workers: Workers = 4
+    """Loading processes of each process."""
     processes: Processes = 1
+    """Processes that share the work: one for each GPU, or on the CPU where there is no GPU."""
 
 
 AnyTeacher = Annotated[TrainedTeacher | SingleModalTeacher, Field(discriminator="kind")]
@@ -540,7 +673,13 @@ class FusionWeight(Section):
     """The weight lambda of the text teacher in the fused relation E = lambda T_txt + (1 - lambda) T_img."""
 
     value: Fraction = 0.5
+    """Initial value of lambda."""
     learnt: bool = True
+    """`false`: lambda stays at its initial value."""
+
+
+DISTANCE_NAMES = {"kl": "cumulative", "wd": "wasserstein"}
+"""The published code's names of distances: its `kl` is no Kullback-Leibler divergence."""
 
 
 class Student(Section):
@@ -548,11 +687,20 @@ class Student(Section):
 
     title = "a student's section"
     teacher: Name
+    """Name in `teachers` of the teacher whose features are distilled."""
     start: Name | None = None
+    """What training starts from: the name of a trained teacher or of a model. Default: the teacher; for a
+    `single-modal` teacher the only model."""
     weights: StudentWeights = StudentWeights()
+    """Weights of the seven losses of stage 2, at least one above 0; a loss with weight 0 is not computed."""
     distance: Literal["mae", "mse", "cumulative", "wasserstein"] = "mae"
+    """Distance between relations. `mae`: mean absolute difference. `mse`: mean squared difference. `cumulative`:
+    mean absolute difference of cumulative sums (also `kl`, the published code's name). `wasserstein` (also `wd`):
+    row-wise 1-D Wasserstein distance of learnt projections; `kdi` and `kdt` are then 0."""
     fusion_weight: FusionWeight = FusionWeight()
+    """Lambda, the weight of the text teacher in the fused relations."""
     training: Training = Training()
+    """Settings of the training loop, laid over the shared `training`."""
 
     @property
     def batch_size(self) -> int:
@@ -565,8 +713,7 @@ class Student(Section):
     @field_validator("distance", mode="before")
     @classmethod
     def _published_names(cls, value: Any) -> Any:
-        """The published code's names: its `kl` is no Kullback-Leibler divergence."""
-        return {"kl": "cumulative", "wd": "wasserstein"}.get(value, value) if isinstance(value, str) else value
+        return DISTANCE_NAMES.get(value, value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _wasserstein_knows_kd_alone(self) -> Self:
@@ -583,7 +730,11 @@ class Relevance(Section):
 
     title = "the relevance section"
     scorer: Literal["rouge-score", "coco-caption"] = "rouge-score"
+    """`rouge-score`: the F-measure of that package, the best over the image's captions; it compares only a-z and
+    0-9. `coco-caption`: as pycocoevalcap, whose best precision and best recall may be of two captions; it compares
+    what stands between spaces. Captions in which the scorer finds no words (more than 1 % of them) are refused."""
     stemmer: bool = False
+    """`true`: compare word stems; only with `rouge-score`."""
 
     @model_validator(mode="after")
     def _stemmer_belongs_to_rouge_score(self) -> Self:
@@ -596,7 +747,7 @@ Subset = Annotated[
     str,
     Field(
         pattern=r"^(first|folds)-([2-9]|[1-9][0-9]{1,8})$",
-        description="first-N or folds-N, N a number of images of at least 2, such as first-1000",
+        json_schema_extra={"allowed": "first-N or folds-N, N a number of images of at least 2, such as first-1000"},
     ),
 ]
 
@@ -606,9 +757,16 @@ class Scoring(Section):
 
     title = "the evaluation's section"
     candidates: Positive = 128
+    """Number of items of each query, the most similar by cosine, that the fusion encoder re-ranks; all, where there
+    are fewer."""
     subsets: list[Subset] = []
+    """Smaller galleries that are measured as well. `first-1000`: the first 1,000 images and their captions, the
+    paper's COCO 1K. `folds-1000`: the mean over as many disjoint thousands as there are, the COCO 1K of other
+    papers."""
     batch_size: Batch = 64
+    """Images encoded at a time; four times as many captions."""
     workers: Workers = 4
+    """Loading processes; 0: load in the evaluating process."""
 
     @field_validator("subsets")
     @classmethod
@@ -622,5 +780,8 @@ class Evaluation(Scoring):
     """The three-way evaluation."""
 
     untrained: bool = True
+    """`true`: models are evaluated before training, too."""
     relevance: Relevance = Relevance()
+    """The gain behind NDCG: ROUGE-L between a caption and the captions of an image."""
     queries_shown: Annotated[int, Field(ge=0, le=50), NUMBER] = 4
+    """Number of queries of each direction on the sheets of retrieved examples; 0: no sheets."""

@@ -13,13 +13,17 @@ from rvlr.config.base import NUMBER, Section, UserPath
 from rvlr.faults import did_you_mean
 
 Address = Annotated[
-    str, Field(pattern=r"^https?://[^/\s]+/\S*$", description="an address that begins with http:// or https://")
+    str,
+    Field(
+        pattern=r"^https?://[^/\s]+/\S*$",
+        json_schema_extra={"allowed": "an address that begins with http:// or https://"},
+    ),
 ]
 Checksum = Annotated[
     str,
     Field(
         pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|git:[0-9a-f]{40})$",
-        description="md5:, sha256: or git: and the 32, 64 or 40 digits, 0-9 and a-f",
+        json_schema_extra={"allowed": "md5:, sha256: or git: and the 32, 64 or 40 digits, 0-9 and a-f"},
     ),
 ]
 
@@ -29,10 +33,15 @@ class Origin(Section):
     an archive holds; None if that is not known, or if it holds none."""
 
     addresses: list[Address] = []
+    """Addresses, tried in order."""
     size: Annotated[int, Field(ge=1, json_schema_extra={"unit": "bytes"}), NUMBER] | None = None
+    """Size; holds for other addresses and local files too. `null`: not checked."""
     checksum: Checksum | None = None
+    """Checksum; holds for other addresses and local files too. `null`: not checked."""
     images: Annotated[int, Field(ge=1), NUMBER] | None = None
+    """Number of images in an archive."""
     existing: UserPath | None = None
+    """A local file, archive or folder of images: linked, never copied, and nothing is fetched."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

@@ -5,7 +5,7 @@ when its own section changed. Unknown keys are errors, and all faults are report
 
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, overload
 
@@ -41,14 +41,25 @@ class Study(Section):
 
     title = "a whole study"
     dataset: AnyDataset
+    """The images and captions; `dataset: shapes` is short for `dataset: {kind: shapes}`."""
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=1_000)] = [0]
+    """Seeds, none twice. Every model is trained once with each, and the tables give mean and deviation over them.
+    Loss curves and sheets show the first."""
     models: Annotated[dict[Name, Model], Field(min_length=1)]
+    """Models by name: what training starts from."""
     training: Training = Training()
+    """Settings of the training loop, for every trained teacher and student."""
     teachers: Annotated[dict[Name, AnyTeacher], Field(min_length=1)]
+    """Teachers by name."""
     students: dict[Name, Student] = {}
+    """Students by name."""
     evaluation: Evaluation = Evaluation()
+    """How models are measured."""
     downloads: UserPath = DOWNLOADS
+    """Folder for everything that is fetched; studies may share one. `vision.weights` and `text.weights` below it
+    are fetched too: with another folder, change them in the shipped files as well."""
     sources: Sources = {}
+    """Where fetched files come from, by name."""
 
     @field_validator("seeds")
     @classmethod
@@ -156,20 +167,48 @@ def load(path: Path) -> Study: ...
 @overload
 def load(path: Path, section: type[T]) -> T: ...
 def load(path: Path, section: Any = Study) -> Any:
-    """Read a YAML file and validate it as `parse` does."""
-    return parse(files.read_yaml(path), str(path), section)
+    """Read a YAML file, a study laid over its `base`, and validate it as `parse` does."""
+    data, source = files.read_yaml(path), str(path)
+    if section is Study and isinstance(data, dict):
+        data, source = lay_over_bases(data, [path])
+    return parse(data, source, section)
 
 
-def check_files(paths: Iterable[Path]) -> None:
-    """Read the files of a configuration as strictly as `load` does, for those whom another reader has read already.
+def lay_over_bases(data: Mapping[str, Any], paths: Iterable[Path]) -> tuple[dict[str, Any], str]:
+    """`data`, read from these files, laid over what they name by the key `base`; and what messages call all of them.
 
-    Raises UserError naming the file and the line, of a key that is given twice for example.
+    Raises UserError naming the file and the line of what only strict readers refuse, a key that is given twice for
+    example, or the file whose `base` cannot be read or names a base itself.
     """
+    below: dict[str, Any] = {}
+    names, bases = [], []
     for path in paths:
-        if path.suffix == ".json":
-            files.read_json(path)
-        else:
-            files.read_yaml(path)
+        found = files.read_json(path) if path.suffix == ".json" else files.read_yaml(path)
+        names.append(str(path))
+        if isinstance(found, dict) and "base" in found:
+            file, settings = _read_base(found["base"], path)
+            below = _merge(below, settings)
+            names[-1] += f" over {file}"
+            bases.append(found["base"])
+    if "base" in data and data["base"] not in bases:
+        raise UserError(f"base: found {faults.found(data['base'])} outside of a file; write base into a file")
+    return _merge(below, {key: value for key, value in data.items() if key != "base"}), ", ".join(names)
+
+
+def _read_base(name: Any, path: Path) -> tuple[Path, dict[str, Any]]:
+    """The file that the key `base` of the file `path` names, and its settings."""
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{path}: base: found {faults.found(name)}; give the path of a YAML file from this one")
+    file = path.parent / name
+    try:
+        found = files.read_yaml(file)
+    except UserError as error:
+        raise UserError(f"{path}: base: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: base: {file}: found {faults.found(found)}; the file must hold a mapping")
+    if "base" in found:
+        raise UserError(f"{path}: base: {file} has a base itself; name that one, or copy its settings into {file}")
+    return file, found
 
 
 def to_yaml(section: Section) -> str:

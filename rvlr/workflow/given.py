@@ -27,11 +27,10 @@ def read(
     """
     _check_options(arguments)
     shown = [Path(os.path.relpath(file)) if Path(file).is_relative_to(Path.cwd()) else Path(file) for file in files]
-    config.check_files(shown)
-    source = ", ".join(map(str, shown))
+    settled, source = config.lay_over_bases(merged, shown)
     if overrides:
         source += f" and --config {', '.join(overrides)}" if source else f"--config {', '.join(overrides)}"
-    settings = config.parse(merged, source)
+    settings = config.parse(settled, source)
     places.check(settings, Path("results", settings.dataset.name), source)
     disk.check(settings, source)
     return settings
