@@ -26,8 +26,7 @@ from rvlr.data.text import tokenise
 from rvlr.distributed import Processes, processes
 from rvlr.errors import UserError, show
 from rvlr.log import logger, track
-from rvlr.models import build, hub, pretrained, tokens
-from rvlr.models.outline import outline
+from rvlr.models import build, hub, pretrained, tokens, weights
 from rvlr.models.vision import VisionEncoder
 
 
@@ -35,7 +34,7 @@ from rvlr.models.vision import VisionEncoder
 class Extractor:
     """Two functions that give feature rows: of an image batch (B, 3, H, W), and of B captions."""
 
-    vision: dict[str, Any]
+    vision: config.VisionSettings
     image: Callable[[torch.Tensor], torch.Tensor]
     text: Callable[[list[str]], torch.Tensor]
 
@@ -48,7 +47,7 @@ def trained_extractor(folder: Path | None, device: torch.device) -> Extractor:
     model, text = model.to(device), model.config.text
 
     def encode_text(captions: list[str]) -> torch.Tensor:
-        batch = tokenise(tokenizer, captions, text["max_words"], text["max_tokens"])
+        batch = tokenise(tokenizer, captions, text.max_words, text.max_tokens)
         return model.encode_text(**{key: value.to(device) for key, value in batch.items()})[:, 0]
 
     return Extractor(model.config.vision, lambda pixels: model.encode_image(pixels)[:, 0], encode_text)
@@ -65,10 +64,12 @@ def single_modal_extractor(
     torch.manual_seed(0)  # a vision model with random weights is the same one every time, and in every process
     encode_text = _text_encoder(section.text, device, captions)
     vision = section.vision
-    weights = None if vision.weights == "random" else vision.weights
-    outline(lambda: VisionEncoder(vision.name, vision.image_size, vision.options), "the teacher cannot be built")
-    encoder = VisionEncoder(vision.name, vision.image_size, vision.options, weights).eval().to(device)
-    return Extractor(vision.model_dump(), lambda pixels: encoder(pixels)[:, 0], encode_text)
+    start = None if vision.weights == "random" else vision.weights
+    weights.outline(
+        lambda: VisionEncoder(vision.name, vision.image_size, vision.options), "the teacher cannot be built"
+    )
+    encoder = VisionEncoder(vision.name, vision.image_size, vision.options, start).eval().to(device)
+    return Extractor(vision, lambda pixels: encoder(pixels)[:, 0], encode_text)
 
 
 def _text_encoder(
@@ -78,7 +79,7 @@ def _text_encoder(
     folder = hub.find(text.weights, key, hub.WEIGHTS, hub.VOCABULARIES)
     source = f"{key}: {folder}"
     model = _text_model(folder, key)
-    tokenizer = pretrained.load_tokenizer(folder, key)
+    tokenizer = tokens.load(folder, key)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise UserError(f"{source}: the tokenizer has no pad_token and no eos_token; set one in tokenizer_config.json")
@@ -219,7 +220,7 @@ def _image_rows(
     extractor: Extractor, split: Split, batch_size: int, workers: int, accelerator: Accelerator
 ) -> Iterator[torch.Tensor]:
     vision = extractor.vision
-    transform = evaluation_transform(vision["image_size"], vision["mean"], vision["std"])
+    transform = evaluation_transform(vision.image_size, vision.mean, vision.std)
     batches = image_batches(split, transform, batch_size, workers, *_share(len(split.records), accelerator))
     for pixels in track(batches, "image features", len(batches), "batches"):
         yield extractor.image(pixels.to(accelerator.device))

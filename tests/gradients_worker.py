@@ -1,20 +1,19 @@
 """Run by the launcher in test_training: the gradients of a student's global batch, spread over the processes."""
 
 import sys
-from pathlib import Path
 
 import torch
 
 from rvlr import config
 from rvlr.distributed import processes
-from rvlr.models import build
+from rvlr.models.retrieval import RetrievalModel
 from rvlr.training.tasks import StudentTask
 
 model_folder, batch_file, output, count = sys.argv[1:]
 with processes(int(count)) as group:
     accelerator = group.accelerator
     torch.manual_seed(0)
-    model, _ = build.load(Path(model_folder), {"teacher_widths": [16, 16], "fusion_weight": 0.3})
+    model = RetrievalModel.student_from(model_folder, teacher_widths=[16, 16], fusion_weight=0.3)
     section = config.parse({"teacher": "t", "weights": {"itm": 0}}, "test", config.Student)
     task = accelerator.prepare(StudentTask(model, section))
     task.train()

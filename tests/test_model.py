@@ -115,7 +115,7 @@ def test_same_seed_same_model(tiny_model: Path, tiny_data: Path, tmp_path: Path)
 
 def test_a_student_adds_teacher_projections_and_nothing_else_may_be_missing(tiny_model: Path, tmp_path: Path) -> None:
     added = {"teacher_widths": [5, 7], "fusion_weight": 0.3}
-    student = RetrievalModel.from_pretrained(tiny_model, added)
+    student = RetrievalModel.student_from(tiny_model, **added)
     assert student.teacher_vision_proj.weight.shape == (8, 5)
     assert student.fusion_weight.item() == pytest.approx(0.3)
     student.save_pretrained(tmp_path / "student")

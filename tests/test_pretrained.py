@@ -15,8 +15,7 @@ from transformers import BertConfig, BertForPreTraining
 from rvlr import config, extraction
 from rvlr.data.text import learn_tokenizer
 from rvlr.errors import UserError
-from rvlr.models import build, hub, pretrained, tokens
-from rvlr.models.outline import outline
+from rvlr.models import build, hub, tokens, weights
 from rvlr.models.retrieval import RetrievalConfig, RetrievalModel
 
 CAPTIONS = ["a red circle left of a blue square", "a dog in the snow"]
@@ -86,13 +85,13 @@ def test_home_folder_is_expanded(bert: Path, tmp_path: Path, monkeypatch: pytest
 def test_a_tokenizer_pads_on_the_right(bert: Path) -> None:
     path = bert / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"padding_side": "left"}))
-    tokenizer = pretrained.load_tokenizer(bert, "test")
+    tokenizer = tokens.load(bert, "test")
     ids = tokenizer(["a dog", "a dog in the snow"], padding="longest")["input_ids"]
     assert ids[0][0] == tokenizer.cls_token_id
 
 
 def test_words_that_are_unknown(bert: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tokenizer = pretrained.load_tokenizer(bert, "test")
+    tokenizer = tokens.load(bert, "test")
     tokens.check_words(tokenizer, CAPTIONS, "test")
     assert not caplog.records
     with pytest.raises(UserError, match=r"does not know 67% of the captions' words, such as \u732b, \u72ac"):
@@ -150,6 +149,6 @@ def test_a_random_vision_teacher_is_always_the_same(bert: Path) -> None:
 def test_an_outline_costs_no_memory_and_no_random_numbers(tiny_model: Path) -> None:
     described = RetrievalConfig.from_pretrained(tiny_model)
     before = torch.get_rng_state()
-    made = outline(lambda: RetrievalModel(described), "test")
+    made = weights.outline(lambda: RetrievalModel(described), "test")
     assert torch.equal(torch.get_rng_state(), before)
     assert {value.device.type for value in made.state_dict().values()} == {"meta"}

@@ -212,7 +212,7 @@ def test_fixed_scalars_come_from_the_checkpoints_config(tmp_path: Path) -> None:
     scalars = ("temperature", "relation_temperature", "fusion_weight")
     assert [getattr(found.model, name).item() for name in scalars] == pytest.approx([0.05, 0.1, 0.25])
     assert found.missing["fusion_weight"] == "no parameter; lamda is 0.25 in the checkpoint's config"
-    assert found.model.config.text["max_tokens"] == 20
+    assert found.model.config.text.max_tokens == 20
     torch.save({"model": state}, tmp_path / "unknown.pth")
     with pytest.raises(UserError, match=r"missing: \['fusion_weight', 'relation_temperature', 'temperature'\]"):
         checkpoint.read(tmp_path / "unknown.pth", *FILES[1:])
@@ -303,7 +303,7 @@ def test_other_sizes(tmp_path: Path) -> None:
     found = checkpoint.read(tmp_path / "other.pth", tmp_path / "vision.json", tmp_path / "text.json")
     assert set(found.ignored) >= {key for key in state if ".head." in key or "pooler" in key}
     assert len(found.model.fusion_layers) == layers - text_layers
-    assert found.model.config.text["max_tokens"] == 30  # no more than there are positions
+    assert found.model.config.text.max_tokens == 30  # no more than there are positions
     pixels, ids = torch.randn(2, 3, 64, 64), torch.randint(50, (2, 7))
     mask = torch.ones_like(ids)
     with torch.no_grad():

@@ -22,6 +22,7 @@ from rvlr.data.loading import TrainingSchedule
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
 from rvlr.models import build
+from rvlr.models.retrieval import RetrievalModel
 from rvlr.training import losses
 from rvlr.training.engine import make_optimizer
 from rvlr.training.stage import Paths, train
@@ -96,7 +97,7 @@ def test_optimiser_groups(tiny_model: Path) -> None:
 
 def test_terms_of_weight_0_are_neither_computed_nor_learnt(tiny_model: Path) -> None:
     added = {"teacher_widths": [16, 16], "fusion_weight": 0.5}
-    model = build.load(tiny_model, added)[0]
+    model = RetrievalModel.student_from(tiny_model, **added)
     weights = {"itc": 1, "itm": 0, "iic": 0, "ttc": 0, "kd": 0, "kdi": 0, "kdt": 0}
     task = StudentTask(model, student_section(weights=weights))
     batch = student_batch(torch.arange(4))
@@ -113,7 +114,7 @@ def test_matching_negatives_come_from_pools(tiny_model: Path, monkeypatch: pytes
     drawn = []
     draw = losses.hard_negatives
     monkeypatch.setattr(losses, "hard_negatives", lambda *given: drawn.append(draw(*given)) or drawn[-1])
-    model = build.load(tiny_model, {"teacher_widths": [16, 16], "fusion_weight": 0.5})[0]
+    model = RetrievalModel.student_from(tiny_model, teacher_widths=[16, 16], fusion_weight=0.5)
     training = {**TINY_TRAINING, "itm_pool": 2}
     student = StudentTask(model, student_section(training=training))
     teacher = TeacherTask(model, config.TeacherWeights(), teacher_section(itm_pool=2).training.itm_pool)
@@ -125,7 +126,7 @@ def test_matching_negatives_come_from_pools(tiny_model: Path, monkeypatch: pytes
 
 def test_every_student_term_reaches_the_parameters_it_should(tiny_model: Path) -> None:
     added = {"teacher_widths": [16, 16], "fusion_weight": 0.5}
-    model = build.load(tiny_model, added)[0]
+    model = RetrievalModel.student_from(tiny_model, **added)
     task = StudentTask(model, student_section())
     batch = student_batch(torch.arange(4))
     terms = task(batch)
@@ -202,8 +203,8 @@ def test_killed_at_random_and_resumed_gives_the_same_bits(
 def steady_model(tiny_model: Path, tmp_path: Path) -> Path:
     """The tiny model without what differs between processes by design: dropout and local batch statistics."""
     model, tokenizer = build.load(tiny_model)
-    model.config.vision["frozen"] = True
-    model.config.bert |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model.config.vision = model.config.vision.model_copy(update={"frozen": True})
+    model.config.bert.hidden_dropout_prob = model.config.bert.attention_probs_dropout_prob = 0.0
     model.save_pretrained(tmp_path / "steady")
     tokenizer.save_pretrained(tmp_path / "steady")
     return tmp_path / "steady"

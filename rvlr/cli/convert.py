@@ -31,13 +31,13 @@ def import_checkpoint(
     given = {"CHECKPOINT": checkpoint, "--vision-config": vision_config, "--text-config": text_config}
     check_paths({**given, "--log-file": log_file}, {"--output": output})
     from rvlr.convert import checkpoint as published
-    from rvlr.models import hub, pretrained, tokens
+    from rvlr.models import hub, tokens
 
     loaded = None
     if tokenizer is None:
         log.logger.info("no --tokenizer given: the folder holds none, and evaluation will need one")
     else:
-        loaded = pretrained.load_tokenizer(hub.find(tokenizer, "--tokenizer", hub.VOCABULARIES), "--tokenizer")
+        loaded = tokens.load(hub.find(tokenizer, "--tokenizer", hub.VOCABULARIES), "--tokenizer")
     found = published.read(checkpoint, vision_config, text_config)
     if loaded is not None:
         tokens.check_ids(loaded, found.model.text_encoder.config.vocab_size, f"--tokenizer: {tokenizer}")

@@ -18,8 +18,8 @@ from rvlr import config, files, provenance
 from rvlr.errors import UserError
 from rvlr.log import logger
 from rvlr.models import build, weights
-from rvlr.models.outline import outline
-from rvlr.models.retrieval import RetrievalConfig, RetrievalModel
+from rvlr.models.retrieval import RetrievalModel
+from rvlr.models.settings import RetrievalConfig
 
 SWIN = "swin_base_patch4_window12_384"
 _VISION_KEYS = {"image_res": int, "window_size": int, "embed_dim": int, "depths": list, "num_heads": list}
@@ -77,10 +77,12 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
     if len(set(used.values())) < len(used):
         raise UserError(f"{checkpoint}: holds some parameters twice, with and without a 'module.' or 'bert.' prefix")
     given = {"checkpoint": checkpoint, "vision_config": vision_file, "text_config": text_file}
-    described = _model_config(given, found, student, vision, text, settings)
-    expected = outline(
-        lambda: RetrievalModel(described), f"{vision_file} and {text_file} describe no model that can be built"
-    ).state_dict()
+    arguments = _model_config(given, found, student, vision, text, settings)
+    outlined = weights.outline(
+        lambda: RetrievalModel(RetrievalConfig(**arguments)),
+        f"{vision_file} and {text_file} describe no model that can be built",
+    )
+    described, expected = outlined.config, outlined.state_dict()
     converted = {ours: state[key] for key, ours in used.items()}
     for ours in _SCALARS.values():
         if ours in converted and converted[ours].numel() == 1:  # theirs are of shape () or (1,)
@@ -178,8 +180,9 @@ def _model_config(
     student: bool,
     vision: dict[str, Any],
     text: dict[str, Any],
-    settings: Mapping,
-) -> RetrievalConfig:
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The arguments of the model's `RetrievalConfig`."""
     checkpoint = given["checkpoint"]
 
     def size(key: str, axis: int) -> int:
@@ -189,7 +192,7 @@ def _model_config(
 
     options = {key: vision[key] for key in _VISION_KEYS if key != "image_res"}
     text_layers, layers = text["fusion_layer"], text["num_hidden_layers"]
-    tokens = settings.get("max_tokens", config.Text().max_tokens)
+    tokens = settings.get("max_tokens", config.TextSettings().max_tokens)
     if not _is_size(tokens, int):
         raise UserError(f"{checkpoint}: max_tokens is {tokens!r} in its config; a whole number above 0 expected")
     presented = {"text_layers": text_layers, "fusion_layers": layers - text_layers}
@@ -197,15 +200,15 @@ def _model_config(
     seen = {"name": SWIN, "image_size": vision["image_res"], "options": options}
     known = set(BertConfig().to_dict()) - {"architectures"}
     with_relations = student and "img_wd_proj.0.weight" in found
-    return RetrievalConfig(
-        vision=config.parse(seen, str(given["vision_config"]), config.Vision).model_dump(exclude={"weights"}),
-        text=config.parse(presented, str(given["text_config"]), config.Text).model_dump(exclude={"weights", "size"}),
-        bert={key: value for key, value in text.items() if key in known},
-        embed_dim=size("vision_proj.weight", 0),
-        fresh_heads=False,
-        teacher_widths=[size(f"sig_{kind}_proj.weight", 1) for kind in ("vision", "text")] if student else None,
-        relation_projections=[size(f"img_wd_proj.{part}.weight", 0) for part in (0, 2)] if with_relations else None,
-    )
+    return {
+        "vision": config.parse(seen, str(given["vision_config"]), config.VisionSettings),
+        "text": config.parse(presented, str(given["text_config"]), config.TextSettings),
+        "bert": {key: value for key, value in text.items() if key in known},
+        "embed_dim": size("vision_proj.weight", 0),
+        "fresh_heads": False,
+        "teacher_widths": [size(f"sig_{kind}_proj.weight", 1) for kind in ("vision", "text")] if student else None,
+        "relation_projections": [size(f"img_wd_proj.{part}.weight", 0) for part in (0, 2)] if with_relations else None,
+    }
 
 
 def _absent_scalars(

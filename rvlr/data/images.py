@@ -79,9 +79,7 @@ def decode(path: Path, at_least: int | None = None) -> tuple[Image.Image, Stored
             stored = Stored(image.format, image.mode, _orientation(image) in _TURNS, status.st_size)
             if at_least is not None:
                 _reduce(image, at_least)
-            picture = _to_rgb(image)
-            turn = _TURNS.get(_orientation(image))  # gone by now if the decoder has turned the image itself
-        return picture if turn is None else picture.transpose(turn), stored
+            return upright(image), stored
     except ImageError:
         raise
     except (FileNotFoundError, NotADirectoryError):
@@ -96,6 +94,13 @@ def decode(path: Path, at_least: int | None = None) -> tuple[Image.Image, Stored
             advice = "shorten its name" if error.errno == errno.ENAMETOOLONG else "check the file and its permissions"
             raise ImageError(f"cannot be read: {error.strerror}; {advice}") from error
         raise ImageError(f"cannot be read: {str(error) or type(error).__name__}; replace it") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image of Pillow in any mode as RGB, turned upright by its EXIF. Raises ImageError, or what Pillow raises."""
+    picture = _to_rgb(image)
+    turn = _TURNS.get(_orientation(image))  # gone by now if the decoder has turned the image itself
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:

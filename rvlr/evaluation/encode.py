@@ -1,5 +1,6 @@
 """Encode a split once: token features and embeddings of all its images and captions."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,6 @@ from transformers import PreTrainedTokenizerBase
 from rvlr.data.images import evaluation_transform
 from rvlr.data.loading import image_batches
 from rvlr.data.records import Split
-from rvlr.data.text import tokenise
 from rvlr.log import track
 from rvlr.models.retrieval import RetrievalModel
 
@@ -50,7 +50,7 @@ def encode(
 def encode_images(model: RetrievalModel, split: Split, batch_size: int, workers: int) -> Iterator[torch.Tensor]:
     """Token features (B, 1 + patches, image width) of a split's images, batch by batch."""
     vision = model.config.vision
-    transform = evaluation_transform(vision["image_size"], vision["mean"], vision["std"])
+    transform = evaluation_transform(vision.image_size, vision.mean, vision.std)
     batches = image_batches(split, transform, batch_size, workers)
     for pixels in track(batches, f"images of {split.name}", len(batches), "batches"):
         yield model.encode_image(pixels.to(model.device))
@@ -61,17 +61,10 @@ def encode_captions(
     model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, captions: list[str], batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token features of C captions without padding, (T, text width), and where the tokens of each begin, (C + 1,)."""
-    text = model.config.text
-    order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
     pieces: list[torch.Tensor] = [torch.empty(0)] * len(captions)
-    starts = range(0, len(order), 4 * batch_size)
-    for start in track(starts, "captions", len(starts), "batches"):
-        chosen = order[start : start + 4 * batch_size]
-        batch = tokenise(tokenizer, [captions[index] for index in chosen], text["max_words"], text["max_tokens"])
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
-        batch = {key: value.to(model.device) for key, value in batch.items()}
-        tokens = model.encode_text(**batch)
-        for index, rows, length in zip(chosen, tokens, lengths, strict=True):
+    batches = model.caption_batches(tokenizer, captions, 4 * batch_size)
+    for chosen, tokens, mask in track(batches, "captions", math.ceil(len(captions) / (4 * batch_size)), "batches"):
+        for index, rows, length in zip(chosen, tokens, mask.sum(dim=1).tolist(), strict=True):
             pieces[index] = rows[:length]
     offsets = torch.tensor([0, *(len(piece) for piece in pieces)]).cumsum(0)
     return torch.cat(pieces), offsets.to(model.device)

@@ -6,7 +6,6 @@ Leaves: `model/` with config.json, model.safetensors and the tokenizer's files.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
@@ -15,9 +14,9 @@ from transformers.utils.logging import disable_progress_bar
 from rvlr import config, files
 from rvlr.data.text import clean_caption, learn_tokenizer
 from rvlr.log import logger
-from rvlr.models import bert, hub, pretrained, tokens
-from rvlr.models.outline import outline
-from rvlr.models.retrieval import RetrievalConfig, RetrievalModel
+from rvlr.models import hub, pretrained, tokens, weights
+from rvlr.models.retrieval import RetrievalModel
+from rvlr.models.settings import RetrievalConfig
 
 
 def initialise(section: config.Model, seed: int, captions: Sequence[str], output: Path) -> None:
@@ -28,16 +27,20 @@ def initialise(section: config.Model, seed: int, captions: Sequence[str], output
     torch.manual_seed(seed)
     text, vision = section.text, section.vision
     tokenizer, source = _text_start(text, captions)
-    size = BertConfig(vocab_size=len(tokenizer), **text.size.model_dump()) if source is None else source.config
+    if source is None:
+        assert text.size is not None  # as the section demands of random weights
+        size = BertConfig(vocab_size=len(tokenizer), **text.size.model_dump())
+    else:
+        size = source.config
     settings = RetrievalConfig(
         vision=vision.model_dump(exclude={"weights"}),
         text=text.model_dump(exclude={"weights", "size"}),
-        bert=size.to_diff_dict(),
+        bert=size,
         embed_dim=section.embed_dim,
         contrast_temperature=section.temperature,
         relation_temperature=section.relation_temperature,
     )
-    outline(lambda: RetrievalModel(settings), "the model cannot be built")
+    weights.outline(lambda: RetrievalModel(settings), "the model cannot be built")
     model = RetrievalModel(settings, None if vision.weights == "random" else vision.weights)
     if source is not None:
         _copy_bert(source, model)
@@ -54,10 +57,8 @@ def _text_start(text: config.Text, captions: Sequence[str]) -> tuple[PreTrainedT
         return tokenizer, None
     key = "text.weights"
     folder = hub.find(text.weights, key, hub.WEIGHTS, hub.VOCABULARIES)
-    source = bert.load(folder, key, text)
-    tokenizer = pretrained.load_tokenizer(folder, key)
-    tokens.check_ids(tokenizer, source.config.vocab_size, f"{key}: {folder}")
-    tokens.check_frame(tokenizer, f"{key}: {folder}")
+    source = pretrained.load_bert(folder, key, text)
+    tokenizer = tokens.load_for_bert(folder, key, source.config.vocab_size)
     tokens.check_words(tokenizer, cleaned, f"{key}: {folder}")
     return tokenizer, source
 
@@ -80,17 +81,11 @@ def _copy_bert(source: BertModel, model: RetrievalModel) -> None:
         )
 
 
-def load(folder: Path, teacher: dict[str, Any] | None = None) -> tuple[RetrievalModel, PreTrainedTokenizerBase]:
-    """A model folder -> the model in evaluation mode and its tokenizer; `teacher` as in `from_pretrained`.
-
-    Raises UserError if one of them is missing, does not load, or does not fit the other.
-    """
-    found = hub.find(folder, "model folder")
-    model = RetrievalModel.from_pretrained(found, teacher)
-    tokenizer = pretrained.load_tokenizer(found, "model folder")
-    tokens.check_ids(tokenizer, model.text_encoder.config.vocab_size, f"model folder: {found}")
-    tokens.check_frame(tokenizer, f"model folder: {found}")
-    return model, tokenizer
+def load(folder: Path) -> tuple[RetrievalModel, PreTrainedTokenizerBase]:
+    """The model of a folder in evaluation mode, and its tokenizer. Raises UserError if one does not load or does not
+    fit the other."""
+    model = RetrievalModel.from_pretrained(folder)
+    return model, model.tokenizer
 
 
 def save(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:

@@ -1,7 +1,7 @@
 """Fusion encoder: BERT layers with a cross-attention block between self-attention and feed-forward.
 
-METHOD.md, "Model": starts from the text tokens, attends to the image tokens, bidirectional. The blocks of a layer can
-be called one by one, so that re-ranking projects an image's keys and values once for all its candidate captions.
+docs/METHOD.md, "Model": starts from the text tokens, attends to the image tokens, bidirectional. The blocks of a layer
+can be called one by one, so that re-ranking projects an image's keys and values once for all its candidate captions.
 Parameters have the names of transformers' BertLayer, which lets BERT checkpoints load as they are.
 """
 
@@ -33,7 +33,8 @@ class Attention(nn.Module):
         self.output = BertSelfOutput(config)
 
     def _split(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads: torch.Tensor = tensor.unflatten(-1, (self.heads, -1))
+        return heads.transpose(1, 2)
 
     def keys_values(self, source: torch.Tensor) -> KeysValues:
         """(B, N, source_width) -> keys and values."""
@@ -44,7 +45,8 @@ class Attention(nn.Module):
         query = self._split(self.self["query"](hidden))
         dropout = self.dropout if self.training else 0.0
         context = F.scaled_dot_product_attention(query, *keys_values, attn_mask=mask, dropout_p=dropout)
-        return self.output(context.transpose(1, 2).flatten(2), hidden)
+        attended: torch.Tensor = self.output(context.transpose(1, 2).flatten(2), hidden)
+        return attended
 
 
 class FusionLayer(nn.Module):
@@ -62,11 +64,13 @@ class FusionLayer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def self_block(self, queries: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """queries: (B, Q, D), those of hidden (B, L, D) that are wanted; mask: (B, 1, 1, L) bool -> (B, Q, D). Knows
-        nothing of the image."""
-        return self.attention(queries, self.attention.keys_values(hidden), mask)
+        """queries: (B, Q, D), those rows of hidden (B, L, D) that are wanted; mask: (B, 1, 1, L) bool -> (B, Q, D).
+        Does not depend on the image."""
+        attended: torch.Tensor = self.attention(queries, self.attention.keys_values(hidden), mask)
+        return attended
 
     def cross_block(self, hidden: torch.Tensor, image: KeysValues) -> torch.Tensor:
         """hidden: (B, L, D), the image's keys and values -> (B, L, D), feed-forward included."""
         attended = self.crossattention(hidden, image)
-        return self.output(self.intermediate(attended), attended)
+        fused: torch.Tensor = self.output(self.intermediate(attended), attended)
+        return fused

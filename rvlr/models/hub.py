@@ -40,6 +40,7 @@ def find(name: str | Path, key: str, *parts: tuple[str, ...]) -> Path:
     folder = local(name, key)
     if folder is not None:
         return folder
+    name = str(name)
     cached = try_to_load_from_cache(name, "config.json")
     folder = Path(cached).parent if isinstance(cached, str) else None
     return folder if folder is not None and _complete(folder, parts) else _fetch(name, key, parts)
@@ -77,7 +78,8 @@ def cached_timm_weights(name: str) -> Path | None:
     """The cached file of timm's own weights of a model, if they were fetched before."""
     import timm  # and PyTorch, which a look at a folder does not need
 
-    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    described = timm.get_pretrained_cfg(name)
+    repository = described.hf_hub_id if described is not None else None
     found = try_to_load_from_cache(repository, "model.safetensors") if repository else None
     return Path(found) if isinstance(found, str) else None
 

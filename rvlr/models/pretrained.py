@@ -1,23 +1,26 @@
-"""The one place where transformers loads: configurations, models and tokenizers, from folders and without their code.
+"""Models of others, which transformers loads from folders: any model for features, and a BERT for a text encoder.
 
-Nothing is run that lies in a folder (`auto_map`), nothing is asked of the terminal or, beyond `hub.find`, of the
-network, and no parameter that is used keeps random values.
+No code that lies in a folder (`auto_map`) is run. Transformers asks nothing of the terminal and nothing of the network:
+only `hub.find` does. Every parameter that is used comes from the folder.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import ConfigDict
+from transformers import AutoConfig, BertConfig, BertModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from rvlr import files
+from rvlr import config, files
+from rvlr.config.sections import BertSize, Epsilon, Positive
 from rvlr.errors import UserError
 from rvlr.models import hub, weights
-from rvlr.models.outline import outline
 
+P = TypeVar("P", bound=PreTrainedModel)
 _REFUSED = {
     "auto_map": "it asks for Python code of its own, and rvlr runs no code that comes with a model; use a model that "
     "transformers knows, or remove auto_map if it is one",
@@ -25,6 +28,26 @@ _REFUSED = {
     "transformers_weights": "it names another file of weights; remove it and call the weights model.safetensors",
 }
 _ADAPTER = "adapter_config.json"
+_HEADS = re.compile(r"(cls|pooler|bert\.pooler|classifier|qa_outputs)\.|.*(position_ids|token_type_ids)$")
+"""What BERT is pretrained or used with, and buffers of old files; no part of the encoder."""
+_SIZES = {
+    "vocab_size": ("embeddings.word_embeddings.weight", 0),
+    "hidden_size": ("embeddings.word_embeddings.weight", 1),
+    "max_position_embeddings": ("embeddings.position_embeddings.weight", 0),
+    "type_vocab_size": ("embeddings.token_type_embeddings.weight", 0),
+    "intermediate_size": ("encoder.layer.0.intermediate.dense.weight", 0),
+}
+
+
+class Bert(BertSize):
+    """What a BERT's config.json must contain for its encoder to be used here; other keys are left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    vocab_size: Positive = 30_522
+    type_vocab_size: Positive = 2
+    layer_norm_eps: Epsilon = 1e-12
+    is_decoder: Literal[False] = False
 
 
 @contextmanager
@@ -40,19 +63,20 @@ def quiet() -> Iterator[None]:
 
 
 def read_config(folder: Path, key: str) -> dict[str, Any]:
-    """The content of a folder's config.json, which is a mapping and asks for nothing that is refused.
-
-    Raises UserError.
-    """
+    """The content of a folder's config.json. Raises UserError as `read_mapping` does, and for adapters."""
     path = folder / "config.json"
     if (folder / _ADAPTER).exists():
         raise UserError(f"{key}: {folder} holds an adapter ({_ADAPTER}), no model; merge it into its model first")
     if not path.is_file():
         raise UserError(f"{key}: no config.json in {folder}; give the folder of a model that transformers has saved")
-    return _mapping(path, key)
+    return read_mapping(path, key)
 
 
-def _mapping(path: Path, key: str) -> dict[str, Any]:
+def read_mapping(path: Path, key: str) -> dict[str, Any]:
+    """The content of a JSON file. Raises UserError if it is no mapping, or asks for something that is refused.
+
+    key: the key of the configuration or the option that gives the folder, for messages.
+    """
     try:
         found = files.read_json(path)
     except UserError as error:
@@ -69,40 +93,15 @@ def _mapping(path: Path, key: str) -> dict[str, Any]:
 
 
 def load_config(folder: Path, key: str) -> PretrainedConfig:
-    """The configuration of a folder's model, of any kind that transformers knows. Raises UserError."""
+    """The configuration of a folder's model, of any type that transformers supports. Raises UserError."""
     found = read_config(folder, key)
     if not isinstance(found.get("model_type"), str):
         raise UserError(f"{key}: {folder / 'config.json'}: model_type is {found.get('model_type')!r}, not a name")
-    return _transformers(AutoConfig.from_pretrained, folder, f"{key}: {folder / 'config.json'}")
+    described: PretrainedConfig = from_folder(AutoConfig.from_pretrained, folder, f"{key}: {folder / 'config.json'}")
+    return described
 
 
-def load_tokenizer(folder: Path, key: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, which pads on the right, so that token 0 is a token.
-
-    Raises UserError if there is none, if it does not load, or if it knows nothing but special tokens.
-    """
-    for path in (folder / "tokenizer_config.json", folder / "config.json", folder / "tokenizer.json"):
-        if path.exists():
-            _mapping(path, key)
-    try:
-        found = _transformers(AutoTokenizer.from_pretrained, folder, f"{key}: the tokenizer of {folder}")
-        wanted = tuple(found.vocab_files_names.values())  # none: it reads bytes
-    except UserError:
-        if hub.file_in(folder, hub.VOCABULARIES) is not None:
-            raise
-        wanted = hub.VOCABULARIES
-    if wanted and hub.file_in(folder, (*hub.VOCABULARIES, *wanted)) is None:
-        raise UserError(
-            f"{key}: no tokenizer in {folder}: none of {', '.join(wanted)}; put the files of the tokenizer that the "
-            "model was trained with there"
-        )
-    if not found.get_vocab().keys() - set(found.all_special_tokens):
-        raise UserError(f"{key}: the tokenizer of {folder} knows no words, only {', '.join(found.all_special_tokens)}")
-    found.padding_side = "right"
-    return found
-
-
-def _transformers(load: Callable[..., Any], folder: Path, complaint: str, **options: Any) -> Any:
+def from_folder(load: Callable[..., Any], folder: Path, complaint: str, **options: Any) -> Any:
     """`load(folder, **options)`, a `from_pretrained`, without code from the folder and without the network."""
     try:
         with quiet():
@@ -115,23 +114,24 @@ def _transformers(load: Callable[..., Any], folder: Path, complaint: str, **opti
 def load_model(
     folder: Path,
     key: str,
-    build: Callable[[], PreTrainedModel],
+    build: Callable[[], P],
     load: Callable[..., Any],
     ignored: Callable[[PreTrainedModel, str], bool],
     optional: Callable[[PreTrainedModel, str], bool] = lambda model, name: False,
     **options: Any,
-) -> PreTrainedModel:
+) -> P:
     """A folder's model in evaluation mode, float32, with every parameter that is used from the folder.
 
-    build: makes it without weights. load: its `from_pretrained`; options: of that. ignored: whether a name in the file
-    is no part of the model. optional: whether a parameter may keep random values, since it is not used.
-    Raises UserError with the numbers and the first names of parameters that are missing, unknown or misshapen.
+    build: makes the model without weights. load: its `from_pretrained`, called with the options. ignored: whether a
+    name in the file is no part of the model. optional: whether a parameter may keep random values, since it is not
+    used. Raises UserError with the numbers and the first names of parameters that are missing, unknown or misshapen.
     """
     path = weights_file(folder, key)
-    outlined = outline(build, f"{key}: {folder / 'config.json'} describes no model that can be built")
+    outlined = weights.outline(build, f"{key}: {folder / 'config.json'} describes no model that can be built")
     _compare(outlined, weights.shapes(path, key), f"{key}: {path}")
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
-    model, report = _transformers(load, folder, f"{key}: {path}", **options)
+    model: P
+    model, report = from_folder(load, folder, f"{key}: {path}", **options)
     missing = sorted(name for name in report["missing_keys"] if not optional(model, name))
     unknown = sorted(name for name in report["unexpected_keys"] if not ignored(model, name))
     misshapen = sorted(f"{name} is {tuple(have)}, not {tuple(want)}" for name, have, want in report["mismatched_keys"])
@@ -168,3 +168,48 @@ def _compare(model: PreTrainedModel, found: weights.Shapes, source: str) -> None
 def _modern(name: str) -> str:
     """The name of a parameter today; layer norms had other ones."""
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+# --- BERT --------------------------------------------------------------------------------------------------------
+
+
+def load_bert(folder: Path, key: str, text: config.Text) -> BertModel:
+    """The encoder of a BERT. Raises UserError if the model is no BERT, is incomplete, or is too small for `text`."""
+    path = folder / "config.json"
+    stated = read_config(folder, key)
+    if stated.get("model_type") != "bert":
+        raise UserError(
+            f"{key}: {path} describes a {stated.get('model_type')!r} model; the text encoder must be a BERT"
+        )
+    config.parse(stated, f"{key}: {path}", Bert)
+    found = load_config(folder, key)
+    assert isinstance(found, BertConfig)  # its model_type is "bert"
+    shapes = weights.shapes(weights_file(folder, key), key)
+    prefix = "bert." if any(name.startswith("bert.") for name in shapes) else ""
+    wanted = {name: getattr(found, name) for name in (*_SIZES, "num_hidden_layers")}
+    actual = bert_sizes(shapes, prefix) | {"num_hidden_layers": weights.layers(shapes, f"{prefix}encoder.layer.")}
+    weights.compare_sizes(wanted, actual, f"{key}: {path}")
+    if found.num_hidden_layers < text.text_layers:
+        raise UserError(
+            f"text.text_layers: {text.text_layers} asked for, {folder} has {found.num_hidden_layers} layers"
+        )
+    if text.max_tokens > found.max_position_embeddings:
+        raise UserError(f"text.max_tokens: {text.max_tokens} exceeds the {found.max_position_embeddings} of {folder}")
+    return load_model(
+        folder,
+        key,
+        lambda: BertModel(found, add_pooling_layer=False),
+        BertModel.from_pretrained,
+        _is_head,
+        config=found,
+        add_pooling_layer=False,
+    )
+
+
+def _is_head(model: PreTrainedModel, name: str) -> bool:
+    return _HEADS.match(name) is not None
+
+
+def bert_sizes(shapes: weights.Shapes, prefix: str) -> dict[str, int]:
+    """The sizes that the weights of a BERT have, by their names in its configuration."""
+    return weights.sizes(shapes, {key: (prefix + name, axis) for key, (name, axis) in _SIZES.items()})

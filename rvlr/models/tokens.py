@@ -1,12 +1,15 @@
-"""Whether a tokenizer belongs to a model and to captions: one that does not trains on noise without a word."""
+"""Tokenizers from folders, and whether they belong to a model and to captions: a model would train on noise without any
+error if its tokenizer were that of another model."""
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rvlr.errors import UserError
 from rvlr.log import logger
+from rvlr.models import hub, pretrained
 
 _MOST_UNKNOWN = 0.5
 """Share of the captions' words. The vocabulary of a pretrained model spells any word of its languages from pieces and
@@ -17,13 +20,49 @@ _SPARE = 1024
 the vocabulary was cut short, or is another one."""
 
 
+def load(folder: Path, key: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, which pads on the right, so that token 0 is a token.
+
+    Raises UserError if there is none, if it does not load, or if it knows nothing but special tokens.
+    """
+    for path in (folder / "tokenizer_config.json", folder / "config.json", folder / "tokenizer.json"):
+        if path.exists():
+            pretrained.read_mapping(path, key)
+    try:
+        found: PreTrainedTokenizerBase = pretrained.from_folder(
+            AutoTokenizer.from_pretrained, folder, f"{key}: the tokenizer of {folder}"
+        )
+        wanted = tuple(found.vocab_files_names.values())  # none: it reads bytes
+    except UserError:
+        if hub.file_in(folder, hub.VOCABULARIES) is not None:
+            raise
+        wanted = hub.VOCABULARIES
+    if wanted and hub.file_in(folder, (*hub.VOCABULARIES, *wanted)) is None:
+        raise UserError(
+            f"{key}: no tokenizer in {folder}: none of {', '.join(wanted)}; put the files of the tokenizer that the "
+            "model was trained with there"
+        )
+    if not found.get_vocab().keys() - set(found.all_special_tokens):
+        raise UserError(f"{key}: the tokenizer of {folder} knows no words, only {', '.join(found.all_special_tokens)}")
+    found.padding_side = "right"
+    return found
+
+
+def load_for_bert(folder: Path, key: str, rows: int) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, for a BERT with `rows` word embeddings. Raises UserError if the two do not fit."""
+    found = load(folder, key)
+    check_ids(found, rows, f"{key}: {folder}")
+    check_frame(found, f"{key}: {folder}")
+    return found
+
+
 def check_ids(tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> None:
     """Raise UserError if a tokenizer gives ids for which a model of `rows` word embeddings has none, or far fewer.
 
     source: where the tokenizer comes from, for messages.
     """
     vocabulary = tokenizer.get_vocab()
-    beyond = sorted((token for token, number in vocabulary.items() if number >= rows), key=vocabulary.get)
+    beyond = sorted((token for token, number in vocabulary.items() if number >= rows), key=vocabulary.__getitem__)
     if beyond:
         raise UserError(
             f"{source}: the tokenizer has {len(vocabulary)} tokens, the model embeds {rows}; {len(beyond)} ids are too "
@@ -64,7 +103,7 @@ def check_words(tokenizer: PreTrainedTokenizerBase, captions: Iterable[str], sou
     unknown = [word for word, ids in zip(words, pieces, strict=True) if tokenizer.unk_token_id in ids]
     share = sum(counts[word] for word in unknown) / counts.total()
     if share > _NOTABLE:
-        often = ", ".join(sorted(unknown, key=counts.get, reverse=True)[:5])
+        often = ", ".join(sorted(unknown, key=counts.__getitem__, reverse=True)[:5])
         found = f"{source}: the tokenizer does not know {share:.0%} of the captions' words, such as {often}"
         if share > _MOST_UNKNOWN:
             raise UserError(

@@ -1,12 +1,13 @@
 """Vision encoder: any timm backbone that gives features, as tokens.
 
-METHOD.md, "Model": (B, 3, H, W) pixels -> (B, 1 + N, D) tokens, token 0 being the mean of the N patch tokens.
+docs/METHOD.md, "Model": (B, 3, H, W) pixels -> (B, 1 + N, D) tokens, token 0 being the mean of the N patch tokens.
 """
 
 import difflib
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -63,7 +64,7 @@ class VisionEncoder(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) normalised pixels -> (B, 1 + N, D) tokens."""
-        features = self.backbone.forward_features(pixels)
+        features = cast("Callable[[torch.Tensor], torch.Tensor]", self.backbone.forward_features)(pixels)
         if features.ndim == 3:  # (B, prefix + N, D): ViT and kin; class and register tokens are left out
             patches = features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
         else:
@@ -93,7 +94,8 @@ def _create(name: str, image_size: int, options: dict[str, Any], weights: str | 
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise UserError(f"vision.name: timm has no model {name!r}; near it: {', '.join(near) or 'nothing'}")
     arguments = dict(options)
-    if timm.get_pretrained_cfg(name).fixed_input_size:
+    described = timm.get_pretrained_cfg(name)
+    if described is not None and described.fixed_input_size:
         arguments["img_size"] = image_size
     if weights == "pretrained" and (cached := cached_timm_weights(name)) is not None:
         arguments["pretrained_cfg_overlay"] = {"file": str(cached)}
@@ -136,7 +138,7 @@ def _load(backbone: nn.Module, name: str, path: Path) -> None:
             f"vision.weights: {path} does not load into timm's {name!r}: {why}; give the vision.name and the "
             "vision.options that the file was made with"
         ) from error
-    classifier = backbone.pretrained_cfg.get("classifier") or ()
+    classifier = cast("dict[str, Any]", backbone.pretrained_cfg).get("classifier") or ()
     classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     unexpected = [key for key in unexpected if not key.startswith(tuple(f"{part}." for part in classifiers))]
     if missing or unexpected:

@@ -1,21 +1,28 @@
-"""Files of weights: reading them, whatever is wrong with them, and comparing what they hold with a model."""
+"""Weights: reading files of them that may be damaged or foreign, and comparing what they contain with a model."""
 
 import math
+import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from safetensors import safe_open
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from rvlr import files
 from rvlr.errors import UserError
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 Shapes = dict[str, tuple[int, ...]]
 State = dict[str, torch.Tensor]
 Header = dict[str, tuple[str, tuple[int, ...]]]
+_MOST = 8_000
+"""Parameters (tensors) of a model. The largest encoders of timm have about 2,000."""
 
 
 def read(path: Path, load: Callable[[Path], T], key: str = "") -> T:
@@ -109,7 +116,7 @@ def _pickled_header(path: Path) -> Header:
     return {name: (str(value.dtype), tuple(value.shape)) for name, value in tensors.items()}
 
 
-def shapes_of(model: torch.nn.Module) -> Shapes:
+def shapes_of(model: nn.Module) -> Shapes:
     """Names and shapes of what a model saves."""
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
@@ -132,6 +139,31 @@ def describe(lists: Mapping[str, list[str]]) -> str:
     """Lists by their titles as messages print them: the length and the first of each."""
     named = {title: f": {names[:5]}{' ...' if len(names) > 5 else ''}" for title, names in lists.items() if names}
     return ", ".join(f"{len(names)} {title}{named.get(title, '')}" for title, names in lists.items())
+
+
+def sizes(shapes: Shapes, places: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    """Sizes of matrices by their keys; places: the name of a matrix and an axis. Matrices that are missing are left
+    out."""
+    found = {key: (shapes.get(name), axis) for key, (name, axis) in places.items()}
+    return {key: shape[axis] for key, (shape, axis) in found.items() if shape is not None and len(shape) == 2}
+
+
+def layers(shapes: Shapes, prefix: str) -> int:
+    """How many layers there are, numbered after `prefix`."""
+    found = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in shapes)
+    return len({match[1] for match in found if match})
+
+
+def compare_sizes(stated: Mapping[str, int], actual: Mapping[str, int], source: str) -> None:
+    """Raise UserError where a configuration states another size than the weights beside it have. Sizes that only one of
+    the two has (0 layers, say) are left to the comparison of names."""
+    wrong = [
+        f"{name} is {stated[name]}, but the weights beside it have {size}"
+        for name, size in actual.items()
+        if size and name in stated and stated[name] != size
+    ]
+    if wrong:
+        raise UserError("\n  ".join([f"{source}: sizes that are not those of the weights", *wrong]))
 
 
 def check_kinds(kinds: Mapping[str, str], source: str) -> None:
@@ -165,3 +197,38 @@ def _extent(value: torch.Tensor) -> float:
         return 0.0
     low, high = value.detach().aminmax()
     return float(low) - float(high)
+
+
+def outline(build: Callable[[], M], complaint: str) -> M:
+    """What `build` makes, on PyTorch's device `meta`; its random state is left as it is.
+
+    Settings may come from anywhere, so that sizes are looked at before memory is taken: raises UserError, beginning
+    with `complaint`, if nothing can be built, or nothing that fits into this machine.
+    """
+    count = 0
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count
+        count += 1
+        if count > _MOST:
+            raise UserError(f"more than {_MOST:,} parameter tensors; no model that is known has as many")
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = build()
+    except Exception as error:  # those of timm, transformers and PyTorch have no common base
+        why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{complaint}: {why}") from error
+    finally:
+        hook.remove()
+    state = model.state_dict()
+    needed = sum(value.numel() * value.element_size() for value in state.values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        largest = max(state, key=lambda name: state[name].numel())
+        raise UserError(
+            f"{complaint}: its weights are {needed / 1e9:,.0f} GB, and this machine has {memory / 1e9:.0f}; "
+            f"the largest, {largest}, is of shape {tuple(state[largest].shape)}"
+        )
+    return model

@@ -87,14 +87,13 @@ def _make_task(
     if isinstance(section, config.TrainedTeacher):
         model, tokenizer = build.load(folder)
         return TeacherTask(model, section.weights, section.training.itm_pool), tokenizer
-    widths = [int(features.image.shape[1]), int(features.text.shape[1])]
-    added = {
-        "teacher_widths": widths,
-        "fusion_weight": section.fusion_weight.value,
-        "relation_projections": RELATION_PROJECTIONS if section.distance == "wasserstein" else None,
-    }
-    model, tokenizer = build.load(folder, added)
-    return StudentTask(model, section), tokenizer
+    model = RetrievalModel.student_from(
+        folder,
+        teacher_widths=[int(features.image.shape[1]), int(features.text.shape[1])],
+        fusion_weight=section.fusion_weight.value,
+        relation_projections=RELATION_PROJECTIONS if section.distance == "wasserstein" else None,
+    )
+    return StudentTask(model, section), model.tokenizer
 
 
 def _fingerprint(
@@ -125,12 +124,12 @@ def _run(
     engine.restore()
     training, schedule, model = engine.section, engine.schedule, engine.model
     vision, text = model.config.vision, model.config.text
-    transform = training_transform(vision["image_size"], vision["mean"], vision["std"], training.augmentation)
+    transform = training_transform(vision.image_size, vision.mean, vision.std, training.augmentation)
     loader = Loader(
         TrainingPairs(splits["train"], transform, engine.seed),
         batch_sampler=schedule,
         workers=training.workers,
-        collate=PairCollator(tokenizer, training.max_words, text["max_tokens"], features),
+        collate=PairCollator(tokenizer, training.max_words, text.max_tokens, features),
         pin_memory=engine.accelerator.device.type == "cuda",
     )
     logger.info(
