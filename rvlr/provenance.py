@@ -20,6 +20,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def identify(path: Path) -> dict[str, str]:
+    """The name and the SHA-256 of a file that something was made from."""
+    return {"file": path.name, "sha256": sha256(path)}
+
+
 def digest(value: Any) -> str:
     """Hexadecimal SHA-256 of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -44,8 +49,8 @@ def _commit() -> str | None:
 
 
 def collect() -> dict[str, Any]:
-    """What made a result: version, commit, platform and the versions that numbers depend on. Holds no time stamps,
-    so that the same run writes the same bytes."""
+    """What made a result: version, commit, platform and the versions that numbers depend on. Contains no time
+    stamps, so that the same run writes the same bytes."""
     packages = {}
     for name in _PACKAGES:
         try:

@@ -1,6 +1,6 @@
 """Relevance: how well each image of a split answers each caption, the gain behind every NDCG.
 
-Enters: a split, or a captions file. Leaves: a float32 matrix (captions, images) as a memory-mappable .npy, and a .json
+Enters: a split. Leaves: a float32 matrix (captions, images) as a memory-mappable .npy, and a .json
 beside it that says how and from which captions it was made, and what it holds. METHOD.md, "Evaluation", point
 "Relevance": ROUGE-L between a caption and the captions of an image, the best of them.
 
@@ -11,7 +11,6 @@ a caption becomes a short string.
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from rapidfuzz.process import cdist
 from rouge_score.tokenizers import DefaultTokenizer
 
 from rvlr import arrays, config, environment, files, ownership, provenance
-from rvlr.data.records import Record, Split, read_split
-from rvlr.datasets import captions_file
+from rvlr.data.records import Split
 from rvlr.errors import UserError, show
 from rvlr.log import Progress, logger
 
@@ -31,35 +29,6 @@ CAPTIONS_AT_ONCE = 128
 BETA = 1.2
 MOST_WITHOUT_WORDS = 0.01  # of a split's captions; among the 65,090 of the public val and test splits there is none
 _SURROGATES = range(0xD800, 0xE000)
-
-
-def read_captions(path: Path, captions_per_image: int | None = None) -> Split:
-    """Read a split (.jsonl), or a captions file (.json or .csv) such as the authors' annotations, whose images keep the
-    order of the file. `captions_per_image` keeps the first of each image, None keeps all."""
-    if path.suffix.lower() == ".jsonl":
-        try:
-            split = read_split(path)
-        except UserError as error:
-            raise UserError(
-                f"{error} (a .jsonl is read as a split here; a captions file must be .json or .csv)"
-            ) from None
-    else:
-        captions: dict[str, list[str]] = {}
-        for entry in read_entries(path):
-            captions.setdefault(entry.image, []).extend(entry.captions)
-        split = Split(path.stem, [Record(image, image, tuple(texts)) for image, texts in captions.items()], path.parent)
-    if captions_per_image is None:
-        return split
-    return replace(split, records=[replace(one, captions=one.captions[:captions_per_image]) for one in split.records])
-
-
-def read_entries(path: Path) -> list[captions_file.Entry]:
-    """The records of a captions file. Raises UserError listing its faults."""
-    if path.suffix.lower() not in captions_file.READERS:
-        raise UserError(f"{path}: {path.suffix!r} found; allowed endings: {', '.join(captions_file.READERS)}")
-    entries, faults = captions_file.read(path)
-    faults.check()
-    return entries
 
 
 def write(split: Split, section: config.Relevance, output: Path) -> None:

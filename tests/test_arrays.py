@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rvlr import arrays, config, relevance
-from rvlr.convert import authors_files
+from rvlr.convert import features as converted
+from rvlr.convert import relevance as converted_relevance
 from rvlr.data.features import write_index
 from rvlr.data.records import Record, Split
 from rvlr.errors import UserError
@@ -130,7 +131,7 @@ def test_full_disk_under_each_stage_that_writes_arrays(small_disk: Path, tmp_pat
     split, section = large_split(tmp_path), config.Relevance()
     matrix, folder = tmp_path / "train.npy", tmp_path / "features"
     relevance.write(split, section, matrix)
-    authors_files.export_relevance(matrix, split, tmp_path / "flat.npy")
+    converted_relevance.export_relevance(matrix, split, tmp_path / "flat.npy")
     folder.mkdir()
     rows = np.random.default_rng(0).normal(size=(300, 300)).astype(np.float32)
     for name in ("image", "text"):
@@ -141,14 +142,14 @@ def test_full_disk_under_each_stage_that_writes_arrays(small_disk: Path, tmp_pat
     there = small_disk / "out"
     stages = {
         "relevance": lambda: relevance.write(split, section, there / "train.npy"),
-        "import-relevance": lambda: authors_files.import_relevance(
+        "import-relevance": lambda: converted_relevance.import_relevance(
             tmp_path / "flat.npy", split, section, there / "train.npy"
         ),
-        "export-relevance": lambda: authors_files.export_relevance(matrix, split, there / "flat.npy"),
-        "import-features": lambda: authors_files.import_features(
+        "export-relevance": lambda: converted_relevance.export_relevance(matrix, split, there / "flat.npy"),
+        "import-features": lambda: converted.import_features(
             folder / "image.npy", folder / "text.npy", [annotations], split, there
         ),
-        "export-features": lambda: authors_files.export_features(folder, split, [], there),
+        "export-features": lambda: converted.export_features(folder, split, [], there),
     }
     for name, stage in stages.items():
         with pytest.raises(UserError, match=r"no room for .* numbers"):
@@ -179,8 +180,8 @@ def test_rows_that_are_moved_by_one_are_refused(tmp_path: Path, shift: int) -> N
     np.save(tmp_path / "text.npy", rng.normal(size=(200, 8)).astype(np.float32))
     files = tmp_path / "image.npy", tmp_path / "text.npy", [annotations], Split("train", records, tmp_path)
     np.save(tmp_path / "image.npy", images)
-    authors_files.import_features(*files, tmp_path / "good")
+    converted.import_features(*files, tmp_path / "good")
     np.save(tmp_path / "image.npy", np.roll(images, shift, axis=0))
     with pytest.raises(UserError, match=r"image\.npy: rows of one image are more alike when every row is moved by one"):
-        authors_files.import_features(*files, tmp_path / "bad")
+        converted.import_features(*files, tmp_path / "bad")
     assert not (tmp_path / "bad").exists()

@@ -11,10 +11,13 @@ from typer.testing import CliRunner
 
 from rvlr import arrays, config, provenance, relevance
 from rvlr.cli import app
-from rvlr.convert import authors_files
-from rvlr.convert.authors_files import IMAGE_FILE, TEXT_FILE
+from rvlr.convert import features as converted
+from rvlr.convert import relevance as converted_relevance
+from rvlr.convert.features import IMAGE_FILE, TEXT_FILE
+from rvlr.convert.rows import Scatter, read_rows
 from rvlr.data.features import read_features, write_index
 from rvlr.data.records import Record, Split, read_split, write_splits
+from rvlr.datasets.annotations import read_captions
 from rvlr.errors import UserError
 
 IMAGES = {  # two captions of c.jpg are the same, b.jpg has six
@@ -77,7 +80,7 @@ def test_export_picks_the_rows_in_the_authors_order(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/theirs.npy").touch()
-    authors_files.export_features(features, split, annotations, tmp_path / "out")
+    converted.export_features(features, split, annotations, tmp_path / "out")
     ours, (image, text) = written(features), (np.load(tmp_path / "out" / name) for name in (IMAGE_FILE, TEXT_FILE))
     assert image.dtype == text.dtype == np.float32
     assert len(image) == len(text) == len(ROWS)
@@ -96,11 +99,11 @@ def test_round_trips_are_exact(
         lists = [{"image": record.image, "caption": record.captions} for record in split.records]
         annotations[0].write_text(json.dumps(lists))
     there, back, again = tmp_path / "there", tmp_path / "back", tmp_path / "again"
-    authors_files.export_features(features, split, [] if in_split_order else annotations, there)
-    authors_files.import_features(there / IMAGE_FILE, there / TEXT_FILE, annotations, split, back)
+    converted.export_features(features, split, [] if in_split_order else annotations, there)
+    converted.import_features(there / IMAGE_FILE, there / TEXT_FILE, annotations, split, back)
     for name, rows in written(features).items():
         assert np.array_equal(np.load(back / name), rows), name
-    authors_files.export_features(back, split, annotations, again)
+    converted.export_features(back, split, annotations, again)
     for name in (IMAGE_FILE, TEXT_FILE):
         assert (again / name).read_bytes() == (there / name).read_bytes()
 
@@ -112,7 +115,7 @@ def test_imported_features_say_so_and_are_accepted(split: Split, annotations: li
     for name, rows in theirs.items():
         np.save(tmp_path / f"{name}.npy", rows)
     files = tmp_path / "image.npy", tmp_path / "text.npy"
-    authors_files.import_features(*files, annotations, split, tmp_path / "out")
+    converted.import_features(*files, annotations, split, tmp_path / "out")
     found = read_features(tmp_path / "out", split)
     largest = 0.0
     for index in range(len(split.records)):
@@ -135,10 +138,10 @@ def test_annotations_in_another_order_are_noticed(tmp_path: Path) -> None:
     for name in ("image", "text"):
         np.save(tmp_path / f"{name}.npy", rows.astype(np.float32))
     files, split = (tmp_path / "image.npy", tmp_path / "text.npy"), Split("train", records, tmp_path)
-    authors_files.import_features(*files, [tmp_path / "theirs.json"], split, tmp_path / "out")
+    converted.import_features(*files, [tmp_path / "theirs.json"], split, tmp_path / "out")
     np.save(files[0], np.random.default_rng(1).permutation(rows).astype(np.float32))
     with pytest.raises(UserError, match=r"image\.npy: rows of one image differ as much as those of different images"):
-        authors_files.import_features(*files, [tmp_path / "theirs.json"], split, tmp_path / "out")
+        converted.import_features(*files, [tmp_path / "theirs.json"], split, tmp_path / "out")
     assert read_features(tmp_path / "out", split)  # what was there is kept
 
 
@@ -168,13 +171,13 @@ def test_shuffled_rows_are_noticed_for_any_number_of_captions(
     files = tmp_path / "image.npy", tmp_path / "text.npy"
     if shuffled is None or captions == 1:  # one row an image, and one caption for all: nothing to see
         with caplog.at_level("WARNING"):
-            authors_files.import_features(*files, annotations, split, tmp_path / "out")
+            converted.import_features(*files, annotations, split, tmp_path / "out")
         said = caplog.text.count("cannot be checked: too few are of one image")
         assert said == (captions == 1)
         return
     alike = {"image": "one image", "text": "one caption"}[shuffled]
     with pytest.raises(UserError, match=rf"{shuffled}\.npy: rows of {alike} differ as much as"):
-        authors_files.import_features(*files, annotations, split, tmp_path / "out")
+        converted.import_features(*files, annotations, split, tmp_path / "out")
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
@@ -182,7 +185,7 @@ def test_expected_spread_is_the_mean_over_orders() -> None:
     rng, counts = np.random.default_rng(0), np.array([1, 2, 5, 3, 3])
     rows, within = rng.normal(size=(counts.sum(), 4)), []
     for _ in range(2000):
-        spread = authors_files._Spread(4)
+        spread = Scatter(4)
         spread.add(rng.permutation(rows), counts)
         within.append(spread.within)
     assert spread.total == pytest.approx(np.square(rows - rows.mean(axis=0)).sum())
@@ -193,19 +196,19 @@ def test_one_file_with_a_record_a_caption_has_rows_for_all(tmp_path: Path) -> No
     path = tmp_path / "coco_train.json"
     rows = [("b.jpg", caption) for caption in IMAGES["val/b.jpg"]]
     path.write_text(json.dumps([{"image": image, "caption": text, "image_id": 7} for image, text in rows]))
-    assert authors_files.read_rows([path]) == rows
+    assert read_rows([path]) == rows
     (tmp_path / "more.json").write_text(json.dumps([{"image": "e.jpg", "caption": ["last"]}]))
-    assert authors_files.read_rows([path, tmp_path / "more.json"]) == [*rows[:5], ("e.jpg", "last")]
+    assert read_rows([path, tmp_path / "more.json"]) == [*rows[:5], ("e.jpg", "last")]
 
 
 def test_features_that_do_not_fit(features: Path, split: Split, annotations: list[Path], tmp_path: Path) -> None:
     there = tmp_path / "there"
-    authors_files.export_features(features, split, annotations, there)
+    converted.export_features(features, split, annotations, there)
     image, text, output = there / IMAGE_FILE, there / TEXT_FILE, tmp_path / "out"
 
     def fails(message: str, files: list[Path] = annotations) -> None:
         with pytest.raises(UserError, match=message):
-            authors_files.import_features(image, text, files, split, output)
+            converted.import_features(image, text, files, split, output)
         assert not (output / "index.json").exists()
 
     fails(
@@ -227,10 +230,10 @@ def test_features_that_do_not_fit(features: Path, split: Split, annotations: lis
     annotations[1].write_text(json.dumps(val))
     fails(r"3 of the 12 captions .*the first image there is 'train/d\.jpg'")
     with pytest.raises(UserError, match=r"the split 'train': 3 of the 12 captions of .*flickr30k_val\.json not found"):
-        authors_files.export_features(features, split, annotations, tmp_path / "none")
+        converted.export_features(features, split, annotations, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     annotations[1].write_text(json.dumps([{"image": "x.jpg", "caption": [""]}]))
-    fails("caption 1 is empty")
+    fails(r"\[0\]\.caption\[0\]: found ''; it must be a caption")
 
 
 # --- relevance ----------------------------------------------------------------------------------------------------
@@ -275,7 +278,7 @@ def test_relevance_both_ways(captions_file: Path, theirs: np.ndarray, tmp_path: 
     options = ["--captions", captions_file, "--captions-per-image", 5]
     messages = run("import-relevance", flat, *options, "--output", output)
     assert "200 of 200 sampled values agree with rouge-score" in messages
-    split = relevance.read_captions(captions_file, 5)
+    split = read_captions(captions_file, 5)
     assert np.array_equal(relevance.read(output, split), theirs.astype(dtype).astype(np.float32))
     about = json.loads(output.with_suffix(".json").read_text())["imported"]
     assert (about["sampled"], about["agreeing"], about["file"]) == (200, 200, flat.name)
@@ -295,16 +298,16 @@ def test_what_we_compute_can_be_exported_and_imported(captions_file: Path, tmp_p
 def test_relevance_that_does_not_fit(
     captions_file: Path, theirs: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, output, five = tmp_path / "flat.npy", tmp_path / "test.npy", relevance.read_captions(captions_file, 5)
+    path, output, five = tmp_path / "flat.npy", tmp_path / "test.npy", read_captions(captions_file, 5)
 
     def fails(values: np.ndarray, message: str, split: Split = five, **section: Any) -> None:
         np.save(path, values)
         with pytest.raises(UserError, match=message):
-            authors_files.import_relevance(path, split, config.Relevance(**section), output)
+            converted_relevance.import_relevance(path, split, config.Relevance(**section), output)
         assert not output.exists()
 
     flat = theirs.flatten()
-    fails(flat, "720 found, 732 expected: 61 captions x 12 images.*first 5", relevance.read_captions(captions_file))
+    fails(flat, "720 found, 732 expected: 61 captions x 12 images.*first 5", read_captions(captions_file))
     fails(theirs, "60 x 12 found, 720 expected")
     fails(flat.astype(int), "int64 found")
     fails(
@@ -313,7 +316,7 @@ def test_relevance_that_does_not_fit(
     fails(
         theirs[:, ::-1].flatten(), r"of 200 sampled values agree: \d?\d with rouge-score, .*not in the order of 'coco_t"
     )
-    monkeypatch.setattr(authors_files, "SAMPLED", 0)
+    monkeypatch.setattr(converted_relevance, "SAMPLED", 0)
     fails(
         theirs[:, ::-1].flatten(), r"\d\d captions have a relevance other than 1 to their own image, the first being '"
     )

@@ -301,7 +301,7 @@ def real_file(shared: Path, key: str) -> Path:
 
 
 def real(shared: Path, key: str) -> Part:
-    return annotations.read_paper_split(File(key, real_file(shared, key)), REAL[key][0])
+    return annotations.read_paper(File(real_file(shared, key), key), REAL[key][0], "test")
 
 
 @pytest.mark.parametrize("key", REAL)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from rvlr import config, provenance, relevance
 from rvlr.cli import app
 from rvlr.data.records import Record, Split, read_split, write_splits
+from rvlr.datasets.annotations import read_captions
 from rvlr.errors import UserError
 from rvlr.ownership import LEDGER
 
@@ -237,7 +238,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_the_captions_themselves_are_not_overwritten(tmp_path: Path) -> None:
     captions = tmp_path / "coco_val.json"
     captions.write_text(json.dumps([{"image": f"{name}.jpg", "caption": ["a dog"]} for name in "ab"]))
-    made_from = relevance.read_captions(captions)
+    made_from = read_captions(captions)
     with pytest.raises(UserError, match=r"coco_val\.json: exists, and rvlr did not make it"):
         relevance.write(made_from, config.Relevance(), captions.with_suffix(".npy"))
     with pytest.raises(UserError, match="the matrix is written as"):
@@ -254,21 +255,21 @@ AUTHORS = [
 def test_both_kinds_of_captions_are_read(tmp_path: Path) -> None:
     path, records = tmp_path / "coco_val.json", [Record("b", "b.jpg", ("one", "two")), Record("a", "a.jpg", ("a dog",))]
     path.write_text(json.dumps(AUTHORS))
-    found = relevance.read_captions(path)
+    found = read_captions(path)
     assert [record.image for record in found.records] == ["val2014/b.jpg", "val2014/a.jpg"]
     assert found.captions == [*AUTHORS[0]["caption"], *AUTHORS[1]["caption"]]
-    assert relevance.read_captions(path, 5).offsets.tolist() == [0, 5, 7]
+    assert read_captions(path, 5).offsets.tolist() == [0, 5, 7]
     train = [{"image": name, "caption": text, "image_id": 1} for name, text in (("b", "1"), ("a", "2"), ("b", "3"))]
     (tmp_path / "train.json").write_text(json.dumps(train))
-    assert relevance.read_captions(tmp_path / "train.json").captions == ["1", "3", "2"]
+    assert read_captions(tmp_path / "train.json").captions == ["1", "3", "2"]
     write_splits(tmp_path, {"train": records, "val": [], "test": []}, "images")
-    assert relevance.read_captions(tmp_path / "train.jsonl").checksum == read_split(tmp_path / "train.jsonl").checksum
-    assert relevance.read_captions(tmp_path / "train.jsonl", 1).captions == ["one", "a dog"]
+    assert read_captions(tmp_path / "train.jsonl").checksum == read_split(tmp_path / "train.jsonl").checksum
+    assert read_captions(tmp_path / "train.jsonl", 1).captions == ["one", "a dog"]
     with pytest.raises(UserError, match=r"'\.txt' found; allowed endings"):
-        relevance.read_captions(tmp_path / "captions.txt")
+        read_captions(tmp_path / "captions.txt")
     path.write_text('[{"image": "a.jpg", "caption": [3]}]')
-    with pytest.raises(UserError, match=r"(?s)1 fault.*caption 1 is 3"):
-        relevance.read_captions(path)
+    with pytest.raises(UserError, match=r"(?s)1 fault.*\[0\]\.caption\[0\]: found 3; give text"):
+        read_captions(path)
 
 
 def test_command_line(tmp_path: Path) -> None:

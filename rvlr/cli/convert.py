@@ -60,10 +60,10 @@ def import_features(
     log.setup(log_file)
     given = {"--image": image, "--text": text, "--annotations": annotations, "--split": split, "--log-file": log_file}
     check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
-    from rvlr.convert import authors_files
+    from rvlr.convert import features as converted
     from rvlr.data.records import read_split
 
-    authors_files.import_features(image, text, annotations, read_split(split), output)
+    converted.import_features(image, text, annotations, read_split(split), output)
 
 
 @app.command()
@@ -81,14 +81,14 @@ def export_features(
 ) -> None:
     """Write a teacher's features as the authors' code reads them, one row a caption."""
     log.setup(log_file)
-    from rvlr.convert import authors_files
+    from rvlr.convert import features as converted
     from rvlr.data.records import read_split
 
     check_paths(
         {"--features": features, "--split": split, "--annotations": annotations, "--log-file": log_file},
-        {"--output": [output / name for name in (authors_files.IMAGE_FILE, authors_files.TEXT_FILE)]},
+        {"--output": [output / name for name in (converted.IMAGE_FILE, converted.TEXT_FILE)]},
     )
-    authors_files.export_features(features, read_split(split), annotations or [], output)
+    converted.export_features(features, read_split(split), annotations or [], output)
 
 
 @app.command()
@@ -104,12 +104,13 @@ def import_relevance(
     """Turn the authors' relevance into the matrix that evaluation reads, after checking it against the scorer."""
     log.setup(log_file)
     from rvlr import relevance
-    from rvlr.convert import authors_files
+    from rvlr.convert import relevance as converted
+    from rvlr.datasets.annotations import read_captions
 
     section = config.parse({"scorer": scorer, "stemmer": stemmer}, "options", config.Relevance)
     given = {"FILE": file, "--captions": captions, "--log-file": log_file}
     check_paths(given, {"--output": relevance.outputs(output)})
-    authors_files.import_relevance(file, relevance.read_captions(captions, captions_per_image), section, output)
+    converted.import_relevance(file, read_captions(captions, captions_per_image), section, output)
 
 
 @app.command()
@@ -122,8 +123,8 @@ def export_relevance(
 ) -> None:
     """Write a relevance matrix as the authors' code reads it, captions x images flattened."""
     log.setup(log_file)
-    from rvlr import relevance
-    from rvlr.convert import authors_files
+    from rvlr.convert import relevance as converted
+    from rvlr.datasets.annotations import read_captions
 
     check_paths({"FILE": file, "--captions": captions, "--log-file": log_file}, {"--output": output})
-    authors_files.export_relevance(file, relevance.read_captions(captions, captions_per_image), output)
+    converted.export_relevance(file, read_captions(captions, captions_per_image), output)

@@ -71,6 +71,7 @@ def relevance(
     if config_file is not None and (scorer or stemmer):
         raise UserError("--config names the scorer already; give either it or --scorer and --stemmer")
     from rvlr import relevance as stage
+    from rvlr.datasets.annotations import read_captions
 
     if config_file is not None:
         section = config.load(config_file, config.Relevance)
@@ -78,7 +79,7 @@ def relevance(
         section = config.parse({"scorer": scorer or "rouge-score", "stemmer": stemmer}, "options", config.Relevance)
     given = {"--captions": captions, "--config": config_file, "--log-file": log_file}
     check_paths(given, {"--output": stage.outputs(output)})
-    stage.write(stage.read_captions(captions, captions_per_image), section, output)
+    stage.write(read_captions(captions, captions_per_image), section, output)
 
 
 @app.command()

@@ -101,7 +101,7 @@ def save(found: Imported, tokenizer: PreTrainedTokenizerBase | None, output: Pat
     with files.atomic_folder(output) as folder:
         build.save(found.model, tokenizer, folder)
         keys = {"used": found.used, "ignored": found.ignored, "missing": found.missing}
-        sources = {name: {"file": path.name, "sha256": provenance.sha256(path)} for name, path in found.sources.items()}
+        sources = {name: provenance.identify(path) for name, path in found.sources.items()}
         files.write_json(folder / "import.json", {**keys, "sources": sources, "provenance": provenance.collect()})
     logger.info("keys used: %d; import.json in %s lists them", len(found.used), output)
     for what, reasons in (("ignored", found.ignored), ("missing", found.missing)):

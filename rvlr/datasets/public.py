@@ -20,8 +20,7 @@ Imports neither torch nor Pillow, since the workflow asks here which files it mu
 """
 
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -31,8 +30,8 @@ from rvlr.config import DOWNLOADS, Coco, Flickr30K, VizWiz
 from rvlr.config.sources import SOURCES
 from rvlr.data.records import FEWEST, SPLITS, Check, Record, shuffled, write_splits
 from rvlr.datasets import annotations
-from rvlr.datasets.annotations import File, Part
-from rvlr.errors import UserError, show
+from rvlr.datasets.annotations import File, Part, some_ids
+from rvlr.errors import UserError
 from rvlr.log import logger
 
 _KARPATHY, _VIZWIZ = "karpathy-captions", "vizwiz-official-captions"
@@ -102,7 +101,7 @@ def make_splits(
         annotations=section.annotations,
         captions_per_image=section.captions_per_image,
         files={
-            name: {"source": part.file.key, "path": str(part.file.place), "sha256": part.sha256}
+            name: {"source": part.file.source, "path": str(part.file.place), "sha256": part.sha256}
             for name, part in parts.items()
         },
         val_from=val_from,
@@ -115,21 +114,19 @@ def make_splits(
 def _read(section: PublicSection, files: Mapping[str, Path]) -> dict[str, Part]:
     """The splits as their files have them, in the order of SPLITS."""
     folders = list(section.image_sources)
-    sources = section.annotation_sources
     karpathy: dict[str, Part] = {}
-    if _KARPATHY in sources.values():
-        file = File(_KARPATHY, files[_KARPATHY], f"dataset_{section.kind}.json")
-        karpathy = annotations.read_karpathy(file, folders)
     parts = {}
-    for name, key in sources.items():
-        if key == _KARPATHY:
+    for name, source in section.annotation_sources.items():
+        path = files[source]
+        if source == _KARPATHY:
+            member = f"dataset_{section.kind}.json"
+            karpathy = karpathy or annotations.read_karpathy(File(path, source, member), folders)
             parts[name] = karpathy[name]
-        elif key == _VIZWIZ:
-            published = {"train": "train", "test": "val"}[name]
-            parts[name] = annotations.read_vizwiz(File(key, files[key], f"{published}.json"), published)
+        elif source == _VIZWIZ:
+            published = "train" if name == "train" else "val"
+            parts[name] = annotations.read_vizwiz(File(path, source, f"{published}.json"), published)
         else:
-            read = annotations.read_paper_train if name == "train" else annotations.read_paper_split
-            parts[name] = read(File(key, files[key]), folders)
+            parts[name] = annotations.read_paper(File(path, source), folders, name)
     return parts
 
 
@@ -144,28 +141,19 @@ def _take_val_out(section: Flickr30K, splits: Splits, notes: Notes) -> None:
 
 
 def _check_disjoint(splits: Splits, parts: Mapping[str, Part]) -> None:
-    """Raise UserError if an image is in a split twice or in two splits."""
+    """Raise UserError if an image is in two splits."""
     faults = []
-    ids = {name: Counter(record.image_id for record in records) for name, records in splits.items()}
-    for name, those in ids.items():
-        twice = [image_id for image_id, count in those.items() if count > 1]
-        if twice:
-            file = parts[name].file
-            faults.append(f"{file.place}: {name} holds {_some(twice)} more than once; {file.mend}")
+    ids = {name: dict.fromkeys(record.image_id for record in records) for name, records in splits.items()}
     for one, other in combinations(splits, 2):
         shared = [image_id for image_id in ids[other] if image_id in ids[one]]
         if shared:
             file, before = parts[other].file, parts[one].file
             faults.append(
-                f"{file.place}: {other} holds {_some(shared)} that {one} ({before.place}) holds too, but splits must "
-                f"share no image; {file.mend}"
+                f"{file.place}: {other} holds {some_ids(shared)} that {one} ({before.place}) holds too, but splits "
+                f"must share no image; {file.remedy}"
             )
     if faults:
         raise UserError("\n".join(faults))
-
-
-def _some(ids: Sequence[str]) -> str:
-    return f"image {show(ids[0])}" if len(ids) == 1 else f"{len(ids):,} images, the first is {show(ids[0])},"
 
 
 def _make_val(section: VizWiz, splits: Splits, parts: dict[str, Part], notes: Notes) -> dict[str, Any]:
@@ -207,12 +195,12 @@ def _check_counts(section: PublicSection, splits: Splits, parts: Mapping[str, Pa
         if found < FEWEST[name]:
             faults.append(
                 f"{section.name}: {name}: {found} image{'' if found == 1 else 's'} found in {place}, at least "
-                f"{FEWEST[name]} needed; {parts[name].file.mend}"
+                f"{FEWEST[name]} needed; {parts[name].file.remedy}"
             )
         elif expected not in (None, found):
             faults.append(
                 f"{section.name}: {name}: {expected:,} images expected, {found:,} found in {place}; "
-                f"{parts[name].file.mend}, or set dataset.counts.{name} to {found} if that is what you want to use"
+                f"{parts[name].file.remedy}, or set dataset.counts.{name} to {found} if that is what you want to use"
             )
         elif paper not in (None, found) and not official:
             notes.add(f"The split {name} holds {found:,} images, the published one {paper:,}.")
