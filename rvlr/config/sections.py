@@ -112,7 +112,8 @@ class Dataset(Section):
 
     @property
     def own_captions(self) -> Path | None:
-        """The user's captions file; the data set is prepared again after it has changed."""
+        """The user's captions file. The data set is prepared again when it is not the one whose digest the preparation
+        stored as `captions_sha256` in `dataset.json`."""
         return self.own_files.get("captions")
 
     @property
