@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from rapidfuzz.distance import LCSseq
 from rapidfuzz.process import cdist
-from rouge_score.tokenizers import DefaultTokenizer
+from rouge_score.tokenize import tokenize
 
 from rvlr import arrays, config, environment, files, ownership, provenance
 from rvlr.data.records import Split
@@ -189,8 +189,7 @@ def tokenise(captions: Sequence[str], scorer: str, stemmer: bool) -> list[Tokens
     """The tokens of every caption, by the scorer's own rule; equal captions and equal words are handled once."""
     distinct = dict.fromkeys(captions)
     if scorer == "rouge-score":
-        split = DefaultTokenizer(use_stemmer=False).tokenize
-        tokens = {caption: tuple(split(caption)) for caption in distinct}
+        tokens = {caption: tuple(tokenize(caption, None)) for caption in distinct}
     elif scorer == "coco-caption":
         tokens = {caption: tuple(caption.split(" ")) for caption in distinct}
     else:
@@ -198,6 +197,8 @@ def tokenise(captions: Sequence[str], scorer: str, stemmer: bool) -> list[Tokens
     if stemmer:
         if scorer != "rouge-score":
             raise UserError(f"stemmer: true, but scorer {scorer!r} knows no stemmer; set stemmer to false")
+        from rouge_score.tokenizers import DefaultTokenizer  # a second to import
+
         # rouge_score stems token by token, hence a word alone gives what it gives inside a caption
         stem = DefaultTokenizer(use_stemmer=True).tokenize
         stems = {word: stem(word) for words in tokens.values() for word in words}

@@ -11,9 +11,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as rvlr.__main__ does, an
 
 import pytest
 
-from rvlr import config, files
-from rvlr.datasets import shapes
-from rvlr.models import build
+from rvlr import config, environment, files
+
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+if CORES and "PYTEST_XDIST_WORKER" in os.environ:
+    # each of several pytest processes runs, with all that its tests start, on its own core: the sums are too small
+    # for threads
+    number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    os.sched_setaffinity(0, {sorted(CORES)[number % len(CORES)]})
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,6 +27,32 @@ def shipped(name: str) -> dict[str, Any]:
     """The settings of a file in `config/`, laid over its base."""
     path = ROOT / f"config/{name}.yaml"
     return config.lay_over_bases(files.read_yaml(path), [path])[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes run the tests: one a core; where files are named, this one alone, which starts sooner."""
+    return 0 if any(".py" in argument for argument in config.args) else min(8, environment.cores())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    """Two threads on as many cores as there are, also where the process is bound to one core."""
+    import torch
+
+    threads, bound = torch.get_num_threads(), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+    os.sched_setaffinity(0, bound)
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +111,8 @@ def stopped_at(step: int) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared miniature of `shapes`: 24 training, 8 val, 12 test images with 2 captions each."""
+    from rvlr.datasets import shapes
+
     folder = tmp_path_factory.mktemp("tiny")
     shapes.prepare(config.Shapes(train=24, val=8, test=12, image_size=32, captions_per_image=2), folder)
     return folder
@@ -89,6 +122,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model folder for `tiny_data`."""
     from rvlr.data.records import read_split
+    from rvlr.models import build
 
     folder = tmp_path_factory.mktemp("model") / "model"
     captions = read_split(tiny_data / "splits/train.jsonl").captions
