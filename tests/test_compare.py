@@ -300,5 +300,5 @@ def test_faulty_rankings_are_refused(evaluate: Evaluate, spoil: Callable[[Path],
 def test_values_of_other_queries_are_refused(evaluate: Evaluate, name: str, change: Callable) -> None:
     runs = {"teacher-t": {0: evaluate("one", 1)}, "student-s": {0: evaluate("two", 2)}}
     changed(name, change)(runs["student-s"][0][0])
-    with pytest.raises(UserError, match=rf"two\.npz and .*one\.npz hold values of other queries: .* in {name}"):
+    with pytest.raises(UserError, match=rf"two\.npz and .*one\.npz have values of different queries: .* in {name}"):
         compare.compare_runs(runs)

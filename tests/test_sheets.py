@@ -104,22 +104,23 @@ def test_same_queries_and_bytes_every_time(rankings: Path, split: Split, tmp_pat
 
 def test_small_renderings_stay_sharp_and_photographs_keep_their_shape() -> None:
     checkers = (np.indices((8, 8)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    enlarged = sheets._fit(Image.fromarray(checkers).convert("RGB"), 200, 300)
+    enlarged = np.asarray(sheets._fit(Image.fromarray(checkers).convert("RGB"), 200, 300))
     assert enlarged.shape == (200, 200, 3)
     assert ((enlarged < 5) | (enlarged > 250)).mean() == 1
-    assert sheets._fit(Image.new("RGB", (500, 333)), 200, 200).shape == (133, 200, 3)
-    assert sheets._fit(Image.new("RGB", (1000, 2)), 200, 200).shape == (1, 200, 3)
+    assert sheets._fit(Image.new("RGB", (500, 333)), 200, 200).size == (200, 133)
+    assert sheets._fit(Image.new("RGB", (1000, 2)), 200, 200).size == (200, 1)
 
 
 def test_text_is_wrapped_within_its_width() -> None:
     text = "A man in a blue shirt is standing on a ladder cleaning a window . " * 3
-    lines = sheets._wrap(text, 11.5, 390, 4, "normal")
+    font = sheets._font(11.5, bold=False)
+    lines = sheets._wrap(text, font, 390, 4)
     assert len(lines) == 4
     assert lines[-1].endswith("…")
-    assert all(sheets._width(line, 11.5, "normal") <= 390 for line in lines)
+    assert all(font.getlength(line) <= 390 for line in lines)
     assert not any(line.startswith(".") for line in lines)
-    assert sheets._wrap("short .", 11.5, 390, 4, "normal") == ["short ."]
-    endless = sheets._wrap("m" * 200, 11.5, 390, 4, "normal")
+    assert sheets._wrap("short .", font, 390, 4) == ["short ."]
+    endless = sheets._wrap("m" * 200, font, 390, 4)
     assert len(endless) == 1
     assert endless[0].endswith("m…")
 

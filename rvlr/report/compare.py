@@ -1,9 +1,9 @@
-"""Differences between models: how large they are, and how sure, given the images they were tested on.
+"""Differences between models: how large they are, and how certain, given the images of the test set.
 
-Enters: per-query values of runs, `eval/rankings.npz`, those of protocol `corrected`. Leaves: difference, 95 % interval
-and p-value of every metric that is a mean over queries, or made of such means. The queries of one image, itself and its
-captions, are not independent, so an image is resampled with all its queries; the gallery stays as it is. N images, Q
-queries, M per-query metrics (`PER_QUERY`), K metrics reported (`REPORTED`).
+Input: per-query values of runs, protocol `corrected`, from `eval/rankings.npz`. Output: difference, 95 % interval and
+p-value of every metric that is a mean over queries, or a combination of such means. An image and its captions are
+queries that depend on each other, so an image is resampled with all its queries. The gallery is not resampled. N
+images, M per-query metrics (`PER_QUERY`), K reported metrics (`REPORTED`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rvlr.config.runs import is_trained, student
 from rvlr.errors import UserError
@@ -23,6 +24,7 @@ RESAMPLES = 10_000
 AT_ONCE = 100  # resamples drawn together, a divisor of RESAMPLES
 SEED = 0
 
+# reported metric -> the per-query metrics whose means it combines, and their weights
 _ALL_RECALLS = [name for names in RECALLS.values() for name in names]
 MEANS = {**{f"{way}_mean": names for way, names in RECALLS.items()}, "r_mean": _ALL_RECALLS}
 _CROSS_MODAL = [name for name in PER_QUERY if name.partition("_")[0] in RECALLS]
@@ -36,24 +38,25 @@ MIX = np.array([[parts.get(name, 0.0) for parts in REPORTED.values()] for name i
 
 # run -> seed -> its rankings.npz, and its numbers of protocol `corrected`
 Sources = Mapping[str, Mapping[int, tuple[Path, Mapping[str, float]]]]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class PerImage:
-    """The values of a model, added up image by image: sums (N, M) of counts (N, M) queries, both float64.
+    """The values of a model, summed over the queries of each image: sums (N, M), over counts (N, M) queries.
 
-    queries: what says which queries these are, by name.
+    queries: the arrays that define the queries, by name.
     """
 
     path: Path
     queries: dict[str, np.ndarray]
-    sums: np.ndarray
-    counts: np.ndarray
+    sums: Floats
+    counts: Floats
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric's difference, its 95 % interval and its two-sided p-value; all but the last in percentage points."""
+    """A metric's difference and its 95 % interval, in percentage points, and its two-sided p-value."""
 
     value: float
     low: float
@@ -63,7 +66,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run minus its reference: the seeds averaged of each, the images resampled, the difference of each metric."""
+    """A run minus its reference: the seeds averaged of each, the number of images, the difference of each metric."""
 
     run: str
     reference: str
@@ -74,53 +77,76 @@ class Comparison:
 
 
 def compare_runs(sources: Sources) -> list[Comparison]:
-    """Compare every trained run with the reference: `student-continued` if there is one, else the first trained run.
+    """Compare every trained run with the reference: `student-continued` if it exists, else the first trained run.
 
-    The values of a query are averaged over seeds first: those that both runs have or, with none in common, each run's
-    own. With fewer than two trained runs there is nothing to compare. Raises UserError as `read`, and if two files
-    hold the values of other queries.
+    The values of a query are first averaged over seeds: over the seeds that both runs have or, if they have none in
+    common, over each run's own seeds. Fewer than two trained runs give no comparison. Raises UserError as `read`, and
+    if two files contain the values of different queries.
     """
     trained = [run for run in sources if is_trained(run)]
     if len(trained) < 2:
         return []
     reference = BASELINE if BASELINE in trained else trained[0]
     values = {run: {seed: read(*source) for seed, source in sources[run].items()} for run in trained}
-    files = [one for seeds in values.values() for one in seeds.values()]
-    for one in files[1:]:
-        _check_same_queries(one, files[0])
-    counts = files[0].counts
+    first, *others = (one for seeds in values.values() for one in seeds.values())
+    for one in others:
+        _check_same_queries(one, first)
     comparisons = []
     for run in track([run for run in trained if run != reference], "compare", len(trained) - 1, "runs"):
         common = sorted(values[run].keys() & values[reference].keys())
         seeds, reference_seeds = common or sorted(values[run]), common or sorted(values[reference])
         sums = _mean(values[run][seed] for seed in seeds) - _mean(values[reference][seed] for seed in reference_seeds)
-        low, high = bootstrap(sums, counts, MIX)
-        found = zip(difference(sums, counts, MIX), low, high, permutation(sums, counts, MIX), strict=True)
+        low, high = bootstrap(sums, first.counts, MIX)
+        p = permutation(sums, first.counts, MIX)
+        found = zip(difference(sums, first.counts, MIX), low, high, p, strict=True)
         differences = {name: Difference(*map(float, row)) for name, row in zip(REPORTED, found, strict=True)}
-        comparisons.append(Comparison(run, reference, seeds, reference_seeds, len(counts), differences))
+        comparisons.append(Comparison(run, reference, seeds, reference_seeds, len(sums), differences))
     return comparisons
 
 
-def _mean(seeds: Iterable[PerImage]) -> np.ndarray:
-    return np.mean([one.sums for one in seeds], axis=0)
+def read(path: Path, numbers: Mapping[str, float]) -> PerImage:
+    """The per-query values in `rankings.npz` of a run, summed image by image; arguments and errors are those of
+    `rankings.read_values`."""
+    found = rankings.read_values(path, numbers)
+    sums = [np.bincount(found.image_of[name], found.values[name], found.images) for name in PER_QUERY]
+    counts = [np.bincount(found.image_of[name], minlength=found.images).astype(np.float64) for name in PER_QUERY]
+    return PerImage(path, found.queries, np.stack(sums, axis=1), np.stack(counts, axis=1))
+
+
+def _check_same_queries(one: PerImage, first: PerImage) -> None:
+    for name, array in first.queries.items():
+        if not np.array_equal(one.queries[name], array):
+            raise UserError(
+                f"{one.path} and {first.path} have values of different queries: they differ in {name}; "
+                "evaluate both on the same data in the same way"
+            )
+
+
+def _mean(seeds: Iterable[PerImage]) -> Floats:
+    means: Floats = np.mean([one.sums for one in seeds], axis=0)
+    return means
 
 
 # --- statistics ---------------------------------------------------------------------------------------------
 
 
-def difference(sums: np.ndarray, counts: np.ndarray, mix: np.ndarray) -> np.ndarray:
-    """The mean differences (K,), from each image's differences added up, sums (N, M), its queries, counts (N, M), and
-    mix (M, K): what a reported metric takes of each per-query metric's mean."""
-    return sums.sum(axis=0) / counts.sum(axis=0) @ mix
+def difference(sums: Floats, counts: Floats, mix: Floats) -> Floats:
+    """The mean differences (K,).
+
+    sums (N, M): the differences of an image's queries, added up. counts (N, M): the number of these queries.
+    mix (M, K): the weight of each per-query metric's mean in each reported metric.
+    """
+    means: Floats = sums.sum(axis=0) / counts.sum(axis=0) @ mix
+    return means
 
 
-def bootstrap(sums: np.ndarray, counts: np.ndarray, mix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % percentile intervals (K,), (K,) of `difference`, whose arguments these are.
+def bootstrap(sums: Floats, counts: Floats, mix: Floats) -> tuple[Floats, Floats]:
+    """The 95 % percentile intervals (K,), (K,) of `difference`, with the same arguments.
 
-    N images are drawn with replacement, 10,000 times, the same for all metrics, each with all its queries, so that the
+    10,000 times, N images are drawn with replacement, the same for all metrics, each with all its queries, so that the
     number of queries varies too. Cluster bootstrap: Field and Welsh, "Bootstrapping clustered data", JRSS B 69 (2007);
-    percentile interval: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. Where not every
-    image has a query of every metric, a resample without any query of one is left out.
+    percentile interval: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. A resample that
+    contains no query of some metric is left out.
     """
     generator = np.random.default_rng(SEED)
     images, metrics = sums.shape
@@ -136,16 +162,17 @@ def bootstrap(sums: np.ndarray, counts: np.ndarray, mix: np.ndarray) -> tuple[np
     return low, high
 
 
-def permutation(sums: np.ndarray, counts: np.ndarray, mix: np.ndarray) -> np.ndarray:
-    """The two-sided p-values (K,) of `difference`, whose arguments these are.
+def permutation(sums: Floats, counts: Floats, mix: Floats) -> Floats:
+    """The two-sided p-values (K,) of `difference`, with the same arguments.
 
-    If the models were alike, either could have given either's values for an image: 10,000 times, each image's
-    differences get a random sign, the same for all metrics. p = (1 + as large or larger) / (1 + 10,000). Paired
-    randomisation test: Smucker, Allan and Carterette, "A comparison of statistical significance tests for information
-    retrieval evaluation", CIKM 2007; p: Phipson and Smyth, "Permutation p-values should never be zero" (2010).
+    If the models were alike, the values of an image could be exchanged between them: 10,000 times, each image's
+    differences get a random sign, the same for all metrics. p = (1 + number of differences as large as the observed
+    one, or larger) / (1 + 10,000). Paired randomisation test: Smucker, Allan and Carterette, "A comparison of
+    statistical significance tests for information retrieval evaluation", CIKM 2007; p: Phipson and Smyth, "Permutation
+    p-values should never be zero" (2010).
     """
     generator = np.random.default_rng(SEED)
-    parts = sums / counts.sum(axis=0) @ mix  # (N, K): what each image adds to the difference
+    parts: Floats = sums / counts.sum(axis=0) @ mix  # (N, K): what each image adds to the difference
     rounding = 1e-9 * np.abs(parts).sum(axis=0)  # equal sums may differ in their last digits
     observed = np.abs(parts.sum(axis=0)) - rounding
     larger = np.zeros(mix.shape[1], dtype=np.int64)
@@ -153,24 +180,3 @@ def permutation(sums: np.ndarray, counts: np.ndarray, mix: np.ndarray) -> np.nda
         signs = 2 * generator.integers(2, size=(AT_ONCE, len(sums)), dtype=np.int8) - 1
         larger += (np.abs(signs.astype(np.float64) @ parts) >= observed).sum(axis=0)
     return (1 + larger) / (1 + RESAMPLES)
-
-
-# --- files --------------------------------------------------------------------------------------------------
-
-
-def read(path: Path, numbers: Mapping[str, float]) -> PerImage:
-    """The per-query values of a run's `rankings.npz`, added up image by image; arguments and errors are those of
-    `rankings.read_values`."""
-    found = rankings.read_values(path, numbers)
-    sums = [np.bincount(found.image_of[name], found.values[name], found.images) for name in PER_QUERY]
-    counts = [np.bincount(found.image_of[name], minlength=found.images).astype(np.float64) for name in PER_QUERY]
-    return PerImage(path, found.queries, np.stack(sums, axis=1), np.stack(counts, axis=1))
-
-
-def _check_same_queries(one: PerImage, first: PerImage) -> None:
-    for name, array in first.queries.items():
-        if not np.array_equal(one.queries[name], array):
-            raise UserError(
-                f"{one.path} and {first.path} hold values of other queries: they differ in {name}; "
-                "evaluate both on the same data in the same way"
-            )
