@@ -19,7 +19,7 @@ from rvlr.data.records import read_split
 from rvlr.evaluation import corrected, metrics, paper
 from rvlr.evaluation.inputs import NOT_A_CANDIDATE, Inputs
 from rvlr.evaluation.scoring import device, score
-from rvlr.models import build
+from rvlr.models.retrieval import RetrievalModel
 
 REPAIRS = {
     "query left out": "the query is in neither the list nor the ideal list",
@@ -115,8 +115,8 @@ def main() -> None:
     split = read_split(arguments.results / "splits/test.jsonl")
     gains = relevance.read(arguments.results / "relevance/test.npy", split)
     section = config.load(arguments.results / "config/evaluation.yaml", config.Scoring)
-    model, tokenizer = build.load(arguments.results / f"seed{arguments.seed}/{arguments.run}/model")
-    inputs = score(model.to(device()), tokenizer, split, gains, section)
+    model = RetrievalModel.from_pretrained(arguments.results / f"seed{arguments.seed}/{arguments.run}/model")
+    inputs = score(model.to(device()), split, gains, section)
     rows = {"`paper`": row(inputs, set())}
     rows |= {f"{name}: {meaning}" if meaning else name: row(inputs, {name}) for name, meaning in REPAIRS.items()}
     rows["all: `corrected`"] = row(inputs, set(REPAIRS))

@@ -17,7 +17,6 @@ from rvlr.data.records import read_split
 from rvlr.evaluation.encode import Encoded, encode
 from rvlr.evaluation.inputs import NOT_A_CANDIDATE
 from rvlr.evaluation.rerank import rerank
-from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel
 
 
@@ -50,8 +49,8 @@ def main() -> None:
     parser.add_argument("split", type=Path, help="split file, such as results/shapes/splits/test.jsonl")
     parser.add_argument("--candidates", type=int, default=32)
     arguments = parser.parse_args()
-    model, tokenizer = build.load(arguments.model)
-    encoded = encode(model, tokenizer, read_split(arguments.split), batch_size=64, workers=0)
+    model = RetrievalModel.from_pretrained(arguments.model)
+    encoded = encode(model, read_split(arguments.split), batch_size=64, workers=0)
     results, seconds = [], []
     for implementation in (rerank, obvious):
         begun = time.perf_counter()

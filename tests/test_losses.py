@@ -34,16 +34,16 @@ def test_losses_equal_published_values_and_gradients(case: str) -> None:
     image, text = tensors["image_feat"], tensors["text_feat"]
     temperature, relation_temperature = scalars["temp"], scalars["relation_temp"]
     terms = {
-        "itc": losses.itc(image, text, ids, temperature),
-        "iic": losses.representation_distillation(image, tensors["image_teacher_feat"], ids, temperature),
-        "ttc": losses.representation_distillation(text, tensors["text_teacher_feat"], ids, temperature),
+        "itc": losses.contrastive_loss(image, text, ids, temperature),
+        "iic": losses.representation_distillation_loss(image, tensors["image_teacher_feat"], ids, temperature),
+        "ttc": losses.representation_distillation_loss(text, tensors["text_teacher_feat"], ids, temperature),
     }
-    student = losses.relation(tensors["fused_cls"], relation_temperature)
-    teacher_image = losses.relation(torch.tensor(arrays["teacher_image"]), relation_temperature)
-    teacher_text = losses.relation(torch.tensor(arrays["teacher_text"]), relation_temperature)
+    student = losses.relation_matrix(tensors["fused_cls"], relation_temperature)
+    teacher_image = losses.relation_matrix(torch.tensor(arrays["teacher_image"]), relation_temperature)
+    teacher_text = losses.relation_matrix(torch.tensor(arrays["teacher_text"]), relation_temperature)
     target = losses.fuse_relations(teacher_image, teacher_text, scalars["fusion_weight"])
     if published["distance"] == "wd":
-        terms["kd"] = losses.wasserstein(student, target, text)
+        terms["kd"] = losses.wasserstein_distance(student, target, text)
         assert published["relation_kd_image"] == published["relation_kd_text"] == 0
     else:
         distance = losses.DISTANCES[{"kl": "cumulative"}.get(published["distance"], published["distance"])]
@@ -61,7 +61,7 @@ def test_losses_equal_published_values_and_gradients(case: str) -> None:
         np.testing.assert_allclose(tensor.grad.numpy(), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
 
 
-def test_itc_by_hand() -> None:
+def test_contrastive_loss_by_hand() -> None:
     # two captions of one image and one of another: rows 0 and 1 share their targets
     image = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     text = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
@@ -77,7 +77,7 @@ def test_itc_by_hand() -> None:
         return total / len(rows)
 
     expected = (cross_entropy(logits) + cross_entropy(np.transpose(logits).tolist())) / 2
-    assert losses.itc(image, text, ids, torch.tensor(1.0)).item() == pytest.approx(expected, rel=1e-7)
+    assert losses.contrastive_loss(image, text, ids, torch.tensor(1.0)).item() == pytest.approx(expected, rel=1e-7)
 
 
 def test_off_diagonal_goes_row_by_row() -> None:
@@ -159,21 +159,21 @@ def test_hard_negatives_survive_extreme_similarities(extreme: float) -> None:
     assert (column != ids).all()
 
 
-def test_itm_leaves_rows_without_a_negative_out() -> None:
+def test_matching_loss_leaves_rows_without_a_negative_out() -> None:
     ids = torch.tensor([3, 3])
     column, found = losses.hard_negatives(torch.zeros(2, 2), ids, torch.tensor(0.07))
     assert not found.any()
     assert column.shape == (2,)
     positive, negative = torch.randn(2, 2), torch.randn(4, 2)
     only_positive = torch.nn.functional.cross_entropy(positive, torch.ones(2, dtype=torch.long))
-    torch.testing.assert_close(losses.itm(positive, negative, torch.cat([found, found])), only_positive)
+    torch.testing.assert_close(losses.matching_loss(positive, negative, torch.cat([found, found])), only_positive)
 
 
-def test_itm_weighs_every_pair_alike() -> None:
+def test_matching_loss_weighs_every_pair_alike() -> None:
     positive, negative = torch.randn(3, 2), torch.randn(6, 2)
     labels = torch.tensor([1] * 3 + [0] * 6)
     expected = torch.nn.functional.cross_entropy(torch.cat([positive, negative]), labels)
-    torch.testing.assert_close(losses.itm(positive, negative, torch.ones(6, dtype=torch.bool)), expected)
+    torch.testing.assert_close(losses.matching_loss(positive, negative, torch.ones(6, dtype=torch.bool)), expected)
 
 
 def test_wasserstein_is_scipys_row_by_row() -> None:
@@ -187,4 +187,4 @@ def test_wasserstein_is_scipys_row_by_row() -> None:
         scipy_stats.wasserstein_distance((a * w).numpy(), (b * w).numpy(), w.numpy(), w.numpy())
         for a, b, w in zip(left, right, weights, strict=True)
     ]
-    assert losses.wasserstein(left, right, text).item() == pytest.approx(np.mean(rows), rel=1e-9)
+    assert losses.wasserstein_distance(left, right, text).item() == pytest.approx(np.mean(rows), rel=1e-9)

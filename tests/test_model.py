@@ -160,10 +160,10 @@ def test_reranking_equals_scoring_pair_by_pair(
     text = {**TINY_MODEL["text"], "fusion_layers": fusion_layers}
     section = config.parse({**TINY_MODEL, "text": text}, "test", config.Model)
     build.initialise(section, 3, split.captions, tmp_path / "model")
-    model, tokenizer = build.load(tmp_path / "model")
+    model = RetrievalModel.from_pretrained(tmp_path / "model")
     for parameter in model.parameters():  # larger weights than a fresh model's, so that scores differ
         parameter.data.mul_(1.5)
-    encoded = encode(model, tokenizer, split, batch_size=4, workers=0)
+    encoded = encode(model, split, batch_size=4, workers=0)
     by_image, by_caption = rerank(model, encoded, candidates)
     similarity = encoded.image_embeds @ encoded.text_embeds.T
     for image in range(len(split.records)):

@@ -13,7 +13,7 @@ from rvlr.data.records import read_split, write_splits
 from rvlr.errors import UserError
 from rvlr.evaluation import stage
 from rvlr.evaluation.encode import encode
-from rvlr.models import build
+from rvlr.models.retrieval import RetrievalModel
 
 
 def evaluate(model: Path, splits: Path, output: Path, subsets: list[str]) -> dict[str, dict[str, float]]:
@@ -49,8 +49,8 @@ def test_images_have_unequal_numbers_of_captions(tiny_data: Path, tiny_model: Pa
     split = read_split(tiny_data / "splits/test.jsonl")
     records = [replace(one, captions=one.captions[: 1 + number % 2]) for number, one in enumerate(split.records)]
     split = replace(split, records=records)
-    model, tokenizer = build.load(tiny_model)
-    encoded = encode(model, tokenizer, split, 4, 0)
+    model = RetrievalModel.from_pretrained(tiny_model)
+    encoded = encode(model, split, 4, 0)
     part, caption_image, relevant = stage._part(
         encoded, split, np.arange(18 * 12, dtype=np.float32).reshape(18, 12), 3, 7
     )

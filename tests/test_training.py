@@ -163,9 +163,9 @@ def test_the_best_weights_on_val_are_kept(tiny_data: Path, tiny_model: Path, tmp
     train(section, 3, paths)
     lines = [json.loads(line) for line in (paths.output / "metrics.jsonl").read_text().splitlines()]
     means = [line["r_mean"] for line in lines if line["kind"] == "val"]
-    model, tokenizer = build.load(paths.output / "model")
+    model = RetrievalModel.from_pretrained(paths.output / "model")
     scoring = config.Scoring(candidates=section.training.val_candidates, workers=0)
-    found = recalls(score(model, tokenizer, read_split(tiny_data / "splits/val.jsonl"), None, scoring))
+    found = recalls(score(model, read_split(tiny_data / "splits/val.jsonl"), None, scoring))
     assert found["r_mean"] == pytest.approx(max(means))
 
 
@@ -333,7 +333,7 @@ def test_two_processes_extract_the_rows_that_one_does(
 
 @pytest.mark.usefixtures("two_cores")
 def test_backward_gives_the_same_bits_every_time(tiny_data: Path, tmp_path: Path) -> None:
-    """At a size where indexing's backward adds up in whatever order two threads come; see `TeacherTask._match`."""
+    """At a size where indexing's backward adds up in whatever order two threads come; see `Task._match`."""
     size = {"hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 192, "hidden_dropout_prob": 0.0}
     settings = {**TINY_MODEL, "text": {**TINY_MODEL["text"], "size": size}}
     build.initialise(config.parse(settings, "test", config.Model), 0, ["a b c d e f g h"], tmp_path / "model")
@@ -358,8 +358,8 @@ def test_features_are_the_tokens_before_the_projections(tiny_data: Path, tiny_mo
     from rvlr.evaluation.encode import encode
 
     split = read_split(tiny_data / "splits/train.jsonl")
-    model, tokenizer = build.load(tiny_model)
-    encoded = encode(model, tokenizer, split, batch_size=5, workers=0)
+    model = RetrievalModel.from_pretrained(tiny_model)
+    encoded = encode(model, split, batch_size=5, workers=0)
     stored = read_features(tiny_features, split)
     np.testing.assert_allclose(stored.image, encoded.image_tokens[:, 0], atol=1e-5)
     np.testing.assert_allclose(stored.text, encoded.text_tokens[encoded.text_offsets[:-1]], atol=1e-5)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from rvlr.data.images import evaluation_transform
 from rvlr.data.loading import image_batches
@@ -31,12 +30,10 @@ class Encoded:
 
 
 @torch.inference_mode()
-def encode(
-    model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, split: Split, batch_size: int, workers: int
-) -> Encoded:
+def encode(model: RetrievalModel, split: Split, batch_size: int, workers: int) -> Encoded:
     """Run both encoders over a split. Captions are sorted by length, so that little is padded."""
+    text_tokens, offsets = encode_captions(model, split.captions, batch_size)  # first: a faulty tokenizer shows at once
     image_tokens = torch.cat(list(encode_images(model, split, batch_size, workers)))
-    text_tokens, offsets = encode_captions(model, tokenizer, split.captions, batch_size)
     return Encoded(
         image_tokens=image_tokens,
         text_tokens=text_tokens,
@@ -57,12 +54,10 @@ def encode_images(model: RetrievalModel, split: Split, batch_size: int, workers:
 
 
 @torch.inference_mode()
-def encode_captions(
-    model: RetrievalModel, tokenizer: PreTrainedTokenizerBase, captions: list[str], batch_size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_captions(model: RetrievalModel, captions: list[str], batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token features of C captions without padding, (T, text width), and where the tokens of each begin, (C + 1,)."""
     pieces: list[torch.Tensor] = [torch.empty(0)] * len(captions)
-    batches = model.caption_batches(tokenizer, captions, 4 * batch_size)
+    batches = model.caption_batches(captions, 4 * batch_size)
     for chosen, tokens, mask in track(batches, "captions", math.ceil(len(captions) / (4 * batch_size)), "batches"):
         for index, rows, length in zip(chosen, tokens, mask.sum(dim=1).tolist(), strict=True):
             pieces[index] = rows[:length]

@@ -2,7 +2,7 @@
 
 With it, figures, sheets and comparisons need no model. It has the arrays, for N images, C captions, Q queries:
 
-    image_ids (N,), caption_ids (C,)   `image#n` is caption n of an image, counted from 0
+    image_ids (N,), caption_ids (C,)   see `Split.caption_ids`
     DIRECTION_query (Q,)               the queries, as indices of images or captions
     DIRECTION (Q, depth)               what was found, best first, as indices; in mixed lists captions follow images
     DIRECTION_score (Q, depth)
@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from rvlr import files
-from rvlr.data.records import Split
+from rvlr.data.records import Split, image_of_caption
 from rvlr.errors import UserError
 from rvlr.evaluation.inputs import PER_QUERY, Result
 
@@ -44,8 +44,7 @@ class Values:
 
 def write(path: Path, split: Split, result: Result) -> None:
     """Write the rankings and values of a result on a split."""
-    image_ids, caption_ids = _ids(split)
-    arrays: dict[str, Any] = {"image_ids": np.array(image_ids), "caption_ids": np.array(caption_ids)}
+    arrays: dict[str, Any] = {"image_ids": np.array(_image_ids(split)), "caption_ids": np.array(split.caption_ids)}
     for direction, ranking in result.rankings.items():
         arrays[direction] = ranking.indices
         arrays[f"{direction}_query"] = ranking.queries
@@ -62,7 +61,7 @@ def read_lists(path: Path, split: Split, directions: Sequence[str]) -> dict[str,
     Raises UserError naming the file if it is missing or not readable, or if it ranks another split.
     """
     arrays = _load(path, dict.fromkeys(directions, ("iu", 2)) | {f"{name}_query": ("iu", 1) for name in directions})
-    if (arrays["image_ids"].tolist(), arrays["caption_ids"].tolist()) != _ids(split):
+    if [arrays[name].tolist() for name in ("image_ids", "caption_ids")] != [_image_ids(split), split.caption_ids]:
         raise _fault(path, f"ranks other data than the split {split.name!r}")
     return {name: (arrays[f"{name}_query"], arrays[name]) for name in directions}
 
@@ -77,7 +76,7 @@ def read_values(path: Path, numbers: Mapping[str, float]) -> Values:
         path, {_query(name): ("iu", 1) for name in PER_QUERY} | {f"per_query/{name}": ("f", 1) for name in PER_QUERY}
     )
     indices = {image: index for index, image in enumerate(arrays["image_ids"].tolist())}
-    owners = [indices.get(caption.rpartition("#")[0], -1) for caption in arrays["caption_ids"].tolist()]
+    owners = [indices.get(image_of_caption(caption), -1) for caption in arrays["caption_ids"].tolist()]
     if -1 in owners:
         raise _fault(path, f"caption {arrays['caption_ids'][owners.index(-1)]} is of no image in image_ids")
     image_of = {"i": np.arange(len(arrays["image_ids"])), "t": np.array(owners, dtype=np.int64)}
@@ -120,10 +119,8 @@ def _load(path: Path, wanted: Mapping[str, tuple[str, int]]) -> dict[str, np.nda
     return arrays
 
 
-def _ids(split: Split) -> tuple[list[str], list[str]]:
-    """The ids of all images, and of all captions."""
-    captions = [f"{record.image_id}#{number}" for record in split.records for number in range(len(record.captions))]
-    return [record.image_id for record in split.records], captions
+def _image_ids(split: Split) -> list[str]:
+    return [record.image_id for record in split.records]
 
 
 def _query(name: str) -> str:

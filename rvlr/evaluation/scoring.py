@@ -5,7 +5,6 @@ The evaluation stage uses it, and training for its validation.
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from rvlr import config, devices
 from rvlr.data.records import Split
@@ -22,13 +21,12 @@ def device() -> torch.device:
 
 def score(
     model: RetrievalModel,
-    tokenizer: PreTrainedTokenizerBase,
     split: Split,
     relevance: np.ndarray | None,
     section: config.Scoring,
 ) -> Inputs:
     """Encode a split and re-rank its candidates. relevance (C, N): None where only recalls are wanted."""
-    encoded = encode(model, tokenizer, split, section.batch_size, section.workers)
+    encoded = encode(model, split, section.batch_size, section.workers)
     return score_encoded(model, encoded, split.caption_image, relevance, section.candidates)
 
 

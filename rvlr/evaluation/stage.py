@@ -19,7 +19,7 @@ from rvlr.evaluation.encode import Encoded, encode
 from rvlr.evaluation.record import numbers_sha256
 from rvlr.evaluation.scoring import device, score_encoded
 from rvlr.log import logger
-from rvlr.models import build
+from rvlr.models.retrieval import RetrievalModel
 
 PROTOCOLS = {"corrected": corrected.evaluate, "paper": paper.evaluate}
 """A new protocol is a module with such a function, and an entry here."""
@@ -36,9 +36,9 @@ def evaluate(
     split = read_split(split_file)
     ranges = {subset: _ranges(subset, len(split.records)) for subset in section.subsets}
     relevant = relevance.read(matrix, split)
-    model, tokenizer = build.load(model_folder)
+    model = RetrievalModel.from_pretrained(model_folder)
     nn.Module.to(model, device())  # transformers' own `to` has no types
-    encoded = encode(model, tokenizer, split, section.batch_size, section.workers)
+    encoded = encode(model, split, section.batch_size, section.workers)
     inputs = score_encoded(model, encoded, split.caption_image, relevant, section.candidates)
     results = {name: protocol(inputs) for name, protocol in PROTOCOLS.items()}
     numbers = {name: result.numbers for name, result in results.items()}

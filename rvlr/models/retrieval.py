@@ -224,12 +224,12 @@ class RetrievalModel(PreTrainedModel):
                 raise UserError(f"captions[{number}]: found {show(text)}; give text")
         embeddings = torch.empty(len(texts), self.config.embed_dim)
         with self._evaluating(batch_size):
-            for chosen, features, _ in self.caption_batches(self.tokenizer, texts, batch_size):
+            for chosen, features, _ in self.caption_batches(texts, batch_size):
                 embeddings[chosen] = self.embed_text(features[:, 0]).cpu()
         return embeddings
 
     def caption_batches(
-        self, tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], batch_size: int
+        self, captions: Sequence[str], batch_size: int
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Tokens of captions in batches of similar lengths, so that little is padded: which captions (B), their tokens
         (B, L, text width) and their attention mask (B, L)."""
@@ -237,7 +237,7 @@ class RetrievalModel(PreTrainedModel):
         order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            batch = tokenise(tokenizer, [captions[index] for index in chosen], text.max_words, text.max_tokens)
+            batch = tokenise(self.tokenizer, [captions[index] for index in chosen], text.max_words, text.max_tokens)
             ids, mask = (batch[name].to(self.device) for name in ("input_ids", "attention_mask"))
             yield chosen, self.encode_text(ids, mask), mask
 

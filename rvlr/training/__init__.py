@@ -1,1 +1,1 @@
-"""Training: tasks (what is learnt), the engine (one loop), checkpoints, processes."""
+"""Training, both stages: what is learnt (losses, tasks), one loop (engine), and the state that a run resumes from."""

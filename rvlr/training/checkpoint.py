@@ -1,20 +1,17 @@
-"""Resume state: the last two checkpoints, each proven sound by a checksum and tied by a fingerprint to what it belongs
-to.
+"""Resume state: the last two checkpoints, each with a checksum, and tied by a fingerprint to settings and inputs.
 
-The folder lies outside the outputs that Snakemake knows, because Snakemake deletes the outputs of a failed job. It
-holds nothing but what is named here, and a mark. Beside the checkpoints lie the best weights that they name, and the
-views of `rvlr.training.record`.
+The folder lies outside the outputs that Snakemake manages, because Snakemake deletes the outputs of a failed job. It
+contains only what is named here, and a mark (`rvlr.training.folders`). Beside the checkpoints lie the best weights that
+they name, and the views of `rvlr.training.record`.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import pickle
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import FileIO
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,8 +25,11 @@ from rvlr.training import record
 from rvlr.training.folders import MARK, MARK_TEXT, is_part
 
 FORMAT = 2
-"""Changes whenever older checkpoints can no longer be read: it is part of the fingerprint."""
+"""Changes when older checkpoints can no longer be read; it is part of the fingerprint."""
 _DIGEST_BYTES = 64
+
+Checkpoint = dict[str, Any]
+"""What a training saves: the fields of `rvlr.training.engine.State`, and the states of model and optimiser."""
 
 
 class _DamagedError(Exception):
@@ -37,27 +37,24 @@ class _DamagedError(Exception):
 
 
 class ResumeFolder:
-    """The folder that an unfinished training lives in."""
+    """The folder of an unfinished training."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
+        """fingerprint: of the settings and inputs, see `rvlr.training.stage`."""
         self.folder, self.fingerprint = folder, fingerprint
         self.checkpoint, self.previous = folder / "checkpoint.pt", folder / "previous.pt"
-        self._new = folder / ".new.tmp"
         self._digests: dict[int, str] = {}  # of the best weights, by their step
-        self._saved: dict[str, Any] | None = None  # what the newest checkpoint says about itself
+        self._saved: Checkpoint | None = None  # step and best_step of the newest checkpoint
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder, which is made if need be, for this process; waits, saying so, while another training (one
-        that outlived its killed workflow, say) still holds it. The lock goes with the process, however it ends. At the
-        end the folder is removed if there is nothing in it to resume from."""
-        with self.writing("the resume folder"):
-            real = self.folder.resolve()
-            real.parent.mkdir(parents=True, exist_ok=True)
-            lock = real.with_name(f".{real.name}.lock").open("a+b", buffering=0)
-        with lock:
-            self._acquire(lock)
-            mark = self.folder / MARK
+        """Make the folder if need be, and lock it for this process, see `rvlr.files.alone`: another training may use
+        it, such as one that outlived its killed workflow. At the end the folder is removed if there is nothing in it to
+        resume from."""
+        mark = self.folder / MARK
+        with ExitStack() as stack:
+            with self.writing("the resume folder"):
+                stack.enter_context(files.alone(self.folder.resolve()))
             ours = mark.exists() or not self.folder.exists()
             try:
                 with self.writing("the resume folder"):
@@ -66,25 +63,14 @@ class ResumeFolder:
                 yield
             finally:
                 if not (self.checkpoint.exists() or self.previous.exists() or record.written(self.folder)):
-                    with contextlib.suppress(OSError):  # it can no longer be written, or somebody put files into it
+                    with contextlib.suppress(OSError):  # the disk is read-only by now, or the user put files there
                         self.clear()
                         mark.unlink(missing_ok=True)
                         if ours:
                             self.folder.rmdir()
 
-    def _acquire(self, lock: FileIO) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            logger.warning("process %s is at work in %s; waiting for it to end", lock.read().decode(), self.folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        with self.writing("the resume folder"):
-            lock.truncate(0)
-            lock.write(str(os.getpid()).encode())
-
-    def load(self) -> dict[str, Any] | None:
-        """The last sound checkpoint, which is `checkpoint.pt` from then on; None if there is none yet, or if it belongs
+    def load(self) -> Checkpoint | None:
+        """The last sound checkpoint, which is `checkpoint.pt` afterwards; None if there is none yet, or if it belongs
         to other settings or inputs. Raises UserError if there are checkpoints, but none of them is sound."""
         damage = []
         for path in (self.checkpoint, self.previous):
@@ -106,21 +92,22 @@ class ResumeFolder:
             return state
         if not (os.path.lexists(self.checkpoint) or os.path.lexists(self.previous)):
             if record.written(self.folder):
-                logger.info("%s holds no checkpoint; training starts over", self.folder)
+                logger.info("%s contains no checkpoint; training starts over", self.folder)
             return None
         raise UserError(
             f"{self.folder}: there is no sound state to resume from: {'; '.join(damage)}. To start over, remove that "
             f"folder and run the same command again: rm -r {shlex.quote(str(self.folder))}"
         )
 
-    def load_again(self) -> dict[str, Any] | None:
+    def load_again(self) -> Checkpoint | None:
         """What `load` has found, for the other processes of a training."""
         if not self.checkpoint.exists():
             return None
-        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        state: Checkpoint = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        return state
 
-    def _read(self, path: Path) -> dict[str, Any]:
-        """A checkpoint that is as it was written, and whose best weights are. Raises _DamagedError."""
+    def _read(self, path: Path) -> Checkpoint:
+        """A checkpoint whose bytes, and those of its best weights, are as they were written. Raises _DamagedError."""
         if not path.exists():
             raise _DamagedError("is missing")
         with path.open("rb") as stream:
@@ -130,7 +117,7 @@ class ResumeFolder:
                 raise _DamagedError(f"is damaged: its {size:,} bytes do not match their checksum")
             stream.seek(0)
             try:
-                state = torch.load(stream, map_location="cpu", weights_only=True)
+                state: Checkpoint = torch.load(stream, map_location="cpu", weights_only=True)
             except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
                 raise _DamagedError(f"cannot be read: {str(error).partition(chr(10))[0]}") from error
         if state["best_step"] is not None:
@@ -151,35 +138,45 @@ class ResumeFolder:
         record.clear(self.folder)
         self._digests, self._saved = {}, None
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint beside the last one, which becomes `previous.pt`; best weights that neither of the two
-        names are dropped only then."""
+    def save(self, state: Checkpoint) -> None:
+        """Write a checkpoint; the last one becomes `previous.pt`. Then best weights that neither of the two names are
+        removed."""
         before = self._saved["best_step"] if self._saved is not None else None
         named = {"fingerprint": self.fingerprint, "best_sha256": self._digests.get(state["best_step"]), **state}
-        with self._written(self.checkpoint, f"the state of step {state['step']}") as stream:
-            torch.save(named, stream)
-            stream.seek(0)
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            stream.write(digest.encode())
+        with (
+            self.writing(f"the state of step {state['step']}"),
+            files.atomic_file(self.checkpoint, ledger=False) as new,
+        ):
+            with new.open("w+b") as stream:
+                torch.save(named, stream)
+                stream.seek(0)
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                stream.write(digest.encode())
+            files.sync(new)  # before the last checkpoint loses its name
+            if self.checkpoint.exists():
+                self.checkpoint.replace(self.previous)
         self._remember(named)
         for path in self.folder.glob("best-*.safetensors"):
             if path not in (self._best(before), self._best(state["best_step"])):
                 path.unlink()
 
     def save_best(self, step: int, weights: dict[str, torch.Tensor]) -> None:
-        """Keep the weights of `step` until a checkpoint names better ones."""
+        """Write the weights of `step`, which are kept until a checkpoint names better ones."""
         content = save({key: value.contiguous() for key, value in weights.items()})
-        with self._written(self._best(step), f"the best weights, of step {step},") as stream:
-            stream.write(content)
+        path = self._best(step)
+        with self.writing(f"the best weights, of step {step},"), files.atomic_file(path, ledger=False) as new:
+            new.write_bytes(content)
         self._digests[step] = hashlib.sha256(content).hexdigest()
 
-    def load_best(self, step: int) -> dict[str, torch.Tensor]:
-        """The weights kept by `save_best`."""
-        return load_file(self._best(step))
+    def load_best(self) -> dict[str, torch.Tensor]:
+        """The best weights of the newest checkpoint."""
+        if self._saved is None:
+            raise ValueError("no checkpoint was saved or loaded")
+        return load_file(self._best(self._saved["best_step"]))
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Turn the system's refusal to write `what` into a UserError that says what is kept."""
+        """Turn the system's refusal to write `what` into a UserError that says which state is kept."""
         try:
             yield
         except (OSError, RuntimeError) as error:
@@ -192,33 +189,16 @@ class ResumeFolder:
                 + (f"it resumes at step {self._saved['step']}" if self._saved else "no state is saved yet")
             ) from error
 
-    @contextmanager
-    def _written(self, path: Path, what: str) -> Iterator[BinaryIO]:
-        """Yield a stream for the content of `path`, which takes its place when it is complete and on the disk."""
-        with self.writing(what):
-            try:
-                with self._new.open("w+b") as stream:
-                    yield stream
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                if path == self.checkpoint and path.exists():
-                    path.replace(self.previous)
-                self._new.replace(path)
-                files.sync(self.folder)
-            finally:
-                with contextlib.suppress(OSError):  # of a file system that became read-only
-                    self._new.unlink(missing_ok=True)
-
     def _best(self, step: int | None) -> Path:
         return self.folder / f"best-{step}.safetensors"
 
-    def _remember(self, state: dict[str, Any]) -> None:
+    def _remember(self, state: Checkpoint) -> None:
         self._saved = {name: state[name] for name in ("step", "best_step")}
         self._digests[state["best_step"]] = state["best_sha256"]
 
 
 def _digests(stream: BinaryIO) -> tuple[str, str]:
-    """The SHA-256 of all bytes but the last 64, and what these say."""
+    """The SHA-256 of all bytes but the last 64, and the digest that these are."""
     left = max(0, stream.seek(0, os.SEEK_END) - _DIGEST_BYTES)
     stream.seek(0)
     digest = hashlib.sha256()

@@ -1,20 +1,20 @@
 """The training loop of both stages.
 
-Enters: a task, a schedule of batches, a way to score on val. Leaves: the weights that scored best on val.
-Every random number of step s follows from (seed, s), so a run that was killed and resumed ends with the same bits as
-one that was left alone (on a CPU).
+Input: a task, a schedule of batches, a way to score on val. Output: the weights that scored best on val. Every random
+number of step s follows from (seed, s), so on a CPU a run that was killed and resumed ends with the same bits as one
+that was not interrupted.
 """
 
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from transformers import get_linear_schedule_with_warmup
 
 from rvlr import config
@@ -24,7 +24,7 @@ from rvlr.errors import Interrupted, UserError
 from rvlr.log import Progress, logger
 from rvlr.training.checkpoint import ResumeFolder
 from rvlr.training.record import Line, Record
-from rvlr.training.tasks import TeacherTask
+from rvlr.training.tasks import Task
 
 LOG_STEPS = 10
 SELECTED_BY = "r_mean"
@@ -33,7 +33,7 @@ Scorer = Callable[[], dict[str, float]]
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM instead of dying of it; a second one acts as ever."""
+    """Collect the first SIGINT or SIGTERM, which then does not end the process; a second one does."""
     received: list[int] = []
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -55,7 +55,7 @@ def _signals() -> Iterator[list[int]]:
 
 @dataclass
 class State:
-    """Where a run is. `lines` is its record so far, `pending` the terms of steps that are not in it yet."""
+    """How far a run is. lines: its record so far. pending: the terms of steps that are not in the record yet."""
 
     step: int = 0
     best_step: int | None = None
@@ -70,7 +70,7 @@ class Engine:
 
     def __init__(
         self,
-        task: TeacherTask,
+        task: Task,
         section: config.Training,
         seed: int,
         schedule: TrainingSchedule,
@@ -78,7 +78,7 @@ class Engine:
         group: Processes,
         inputs: Callable[[], str],
     ) -> None:
-        """`inputs` says how large the numbers are that training starts from, see `rvlr.training.start`."""
+        """inputs: describes the numbers that training starts from, see `start.sizes`, when they are too large."""
         self.inputs = inputs
         self.section, self.seed, self.schedule, self.resume = section, seed, schedule, resume
         self.group, self.accelerator = group, group.accelerator
@@ -95,9 +95,9 @@ class Engine:
         self._views: Record | None = None  # of the main process
 
     def restore(self) -> None:
-        """Go back to the last sound checkpoint, if there is one. The main process looks for it, and repairs the folder,
-        before the others read."""
-        main = self.accelerator.is_main_process
+        """Resume from the last sound checkpoint, if there is one. The main process looks for it and repairs the
+        folder before the others read it."""
+        main = self.group.is_main
         saved = self.resume.load() if main else None
         if main and saved is None:
             self.resume.clear()
@@ -126,36 +126,46 @@ class Engine:
         self.state = State(**{name: saved[name] for name in State.__dataclass_fields__})
         self.schedule.start = self.state.step
 
-    def run(self, loader: DataLoader, score: Scorer) -> dict[str, torch.Tensor] | None:
-        """Train to the end, or raise Interrupted. `score` gives the metrics on val; `r_mean` selects."""
+    def run(self, loader: Iterable[Batch], score: Scorer) -> dict[str, torch.Tensor] | None:
+        """Train to the end, or raise Interrupted. score: returns the numbers on val; `r_mean` selects the weights."""
+        try:
+            with _signals() as received:
+                self._loop(loader, score, received)
+        finally:
+            if self._views is not None:
+                self._views.close()
+        self.group.meet("the end of training")
+        return self.resume.load_best() if self.group.is_main else None
+
+    def _loop(self, loader: Iterable[Batch], score: Scorer, received: list[int]) -> None:
         section, state, steps = self.section, self.state, self.schedule.steps
         progress = Progress("training", steps, "steps", start=state.step)
-        with _signals() as received:
+        self.group.at(f"step {state.step + 1}")
+        for batch in self._batches(loader):
+            terms = self._step(batch)
+            self._record(terms)
+            progress.update(state.step, partial("loss {:.3f}".format, terms["loss"]))
+            epoch_ends = state.step % self.schedule.steps_per_epoch == 0
+            if epoch_ends:
+                self._flush()
+                if self.group.is_main:
+                    self._check_weights()
+                self._validate(score)
+            stop = self._agreed(received)
+            if epoch_ends or state.step % section.checkpoint_steps == 0 or stop:
+                self._save()
+            if stop and state.step < steps:
+                raise Interrupted(stop, state.step)
+            if self._out_of_patience():
+                logger.info("no gain on val for %d epochs; stopping early", section.patience)
+                break
             self.group.at(f"step {state.step + 1}")
-            for batch in self._batches(loader):
-                terms = self._step(batch)
-                self._record(terms)
-                progress.update(state.step, lambda last=terms: f"loss {float(last['loss']):.3f}")
-                epoch_ends = state.step % self.schedule.steps_per_epoch == 0
-                if epoch_ends:
-                    self._flush()
-                    if self.group.is_main:
-                        self._check_weights()
-                    self._validate(score)
-                stop = self._agreed(received)
-                if epoch_ends or state.step % section.checkpoint_steps == 0 or stop:
-                    self._save()
-                if stop and state.step < steps:
-                    raise Interrupted(stop, state.step)
-                if section.patience is not None and state.epochs_without_gain >= section.patience:
-                    logger.info("no gain on val for %d epochs; stopping early", section.patience)
-                    break
-                self.group.at(f"step {state.step + 1}")
-        self.group.meet("the end of training")
-        return self.resume.load_best(state.best_step) if self.accelerator.is_main_process else None
+
+    def _out_of_patience(self) -> bool:
+        return self.section.patience is not None and self.state.epochs_without_gain >= self.section.patience
 
     def _agreed(self, received: list[int]) -> int:
-        """The signal to stop at, or 0. Processes must stop at the same step, so they ask each other, now and then."""
+        """The signal to stop at, or 0. Processes must stop at the same step, so they ask each other every few steps."""
         number = received[0] if received else 0
         if self.accelerator.num_processes == 1:
             return number
@@ -165,9 +175,8 @@ class Engine:
         torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
         return int(highest)
 
-    def _batches(self, loader: DataLoader) -> Iterator[Batch]:
-        patience = self.section.patience
-        if patience is not None and self.state.epochs_without_gain >= patience:
+    def _batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        if self._out_of_patience():
             return  # resumed after an early stop
         for batch in loader:
             yield {key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()}
@@ -189,13 +198,13 @@ class Engine:
         return {name: value.detach() for name, value in terms.items()}
 
     def _record(self, terms: dict[str, torch.Tensor]) -> None:
-        """Keep the terms on the device and look at them every few steps: reading each would stall a GPU."""
+        """Keep the terms on the device and read them every few steps: reading each of them would stall a GPU."""
         self._recent.append(terms)
         if self.state.step % LOG_STEPS == 0:
             self._flush()
 
     def _collect(self) -> None:
-        """Bring recent terms to the host; a loss that is not finite ends the run."""
+        """Copy recent terms to the CPU. Raises UserError for a loss that is not finite."""
         first = self.state.step - len(self._recent) + 1
         for step, terms in enumerate(self._recent, first):
             values = {name: float(value) for name, value in terms.items()}
@@ -206,13 +215,13 @@ class Engine:
         self._recent = []
 
     def _not_finite(self, step: int, found: str) -> UserError:
-        """The first step has the numbers that training starts from; all later ones have what it made of them."""
+        """The first step computes with the numbers that training starts from, later steps with updated weights."""
         precision = self.section.mixed_precision
         if step == 1:
             advice = (
                 "use a start model whose values are of ordinary size"
                 if precision == "no"
-                else f"set training.mixed_precision: 'no', since {precision} may not hold them"
+                else f"set training.mixed_precision: 'no', since {precision} may not represent them"
             )
             return UserError(
                 f"step 1: {found} before any weight has changed. What training starts from is finite, but too large to "
@@ -227,7 +236,8 @@ class Engine:
         return UserError(f"{found}, at a learning rate of {self._rate:.3g}; {' or '.join(advice)}")
 
     def _check_weights(self) -> None:
-        """Gradients may be infinite where the loss was not, and what follows from such weights looks like a score."""
+        """Raise UserError for weights that are not finite: gradients may be infinite where the loss was not, and
+        validation would still return scores."""
         for name, value in self.model.state_dict().items():
             if not torch.isfinite(value).all():
                 raise self._too_fast(f"step {self.state.step}: the weights {name} are no longer finite")
@@ -242,7 +252,7 @@ class Engine:
             self._write("train", {**means, "lr": self._rate, **self._scalars()})
 
     def _scalars(self) -> dict[str, float]:
-        """The learnt scalars. A temperature that is not positive would turn its losses around, so it ends the run."""
+        """The learnt scalars. Raises UserError for a temperature that is not positive: it would reverse its losses."""
         names = ("temperature", "relation_temperature", "fusion_weight")
         values = {name: getattr(self.model, name).item() for name in names if hasattr(self.model, name)}
         for name, value in values.items():
@@ -257,10 +267,10 @@ class Engine:
                 self._views.add(kind, self.state.step, epoch, values)
 
     def _validate(self, score: Scorer) -> None:
-        """Score on val in the main process, keep the weights if they are the best, tell the others."""
+        """Score on val in the main process, and keep the weights if they are the best; all processes get the score."""
 
         def score_and_keep() -> float:
-            self.model.eval()
+            self.model.train(False)
             values = score()
             self._write("val", values)
             logger.info("val after step %d: %s", self.state.step, ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
@@ -277,7 +287,7 @@ class Engine:
 
     def _save(self) -> None:
         self._collect()
-        if not self.accelerator.is_main_process:
+        if not self.group.is_main:
             return
         scaler = self.accelerator.scaler
         self.resume.save(
@@ -291,9 +301,9 @@ class Engine:
         )
 
 
-def make_optimizer(task: TeacherTask, section: config.Training) -> torch.optim.AdamW:
-    """AdamW with four groups: fresh heads learn at `lr_mult` times the rate; biases, norms and the learnt scalars do
-    not decay (METHOD.md, "Training")."""
+def make_optimizer(task: Task, section: config.Training) -> torch.optim.AdamW:
+    """AdamW with four groups, docs/METHOD.md, "Training": fresh heads learn at `lr_mult` times the rate; biases, norms
+    and the learnt scalars have no weight decay."""
     fresh = {id(parameter) for head in task.fresh_heads() for parameter in head.parameters()}
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for parameter in task.parameters():

@@ -11,12 +11,13 @@ MARK_TEXT = "rvlr keeps an unfinished training in this folder and deletes its fi
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 EVENTS = "events.out.tfevents.0.rvlr"
-_NAMES = re.compile(rf"{re.escape(MARK)}|checkpoint\.pt|previous\.pt|best-\d+\.safetensors|metrics\.jsonl|\.new\.tmp")
+_FILES = r"(checkpoint\.pt|previous\.pt|best-\d+\.safetensors|metrics\.jsonl)"
+_NAMES = re.compile(rf"{re.escape(MARK)}|{_FILES}|\.{_FILES}\.tmp-.*")  # the last: left by a killed process
 
 
 def check_resume(folder: Path) -> None:
-    """Raise UserError unless `folder` may hold an unfinished training: it is absent, empty, or was made for one and
-    holds nothing else."""
+    """Raise UserError unless `folder` may be used for an unfinished training: it is absent, empty, or was made for one
+    and contains nothing else."""
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
@@ -25,7 +26,7 @@ def check_resume(folder: Path) -> None:
     if not entries:
         return
     marked = (folder / MARK).is_file()
-    foreign = next((found for found in map(_foreign, entries) if found is not None), None if marked else entries[0])
+    foreign = next(filter(None, map(_foreign, entries)), None if marked else entries[0])
     if foreign is None:
         return
     name = foreign.relative_to(folder)
@@ -41,8 +42,8 @@ def check_resume(folder: Path) -> None:
 
 
 def _foreign(path: Path) -> Path | None:
-    """`path`, or the first path in it, if it is not part of an unfinished training."""
-    if path.name.startswith(".nfs"):  # what a network drive makes of a deleted file that is still open
+    """`path`, or the first path in it, that is not part of an unfinished training; None if there is none."""
+    if path.name.startswith(".nfs"):  # on a network drive, a deleted file that is still open
         return None
     if path.name == TENSORBOARD and path.is_dir() and not path.is_symlink():
         return next((inner for inner in sorted(path.iterdir()) if not _is_events(inner)), None)
@@ -60,7 +61,7 @@ def _is_events(path: Path) -> bool:
 
 
 def check_output(folder: Path) -> None:
-    """Raise UserError if `folder` cannot be written, or made: its files come when the training is complete."""
+    """Raise UserError if `folder` cannot be written or made; its files are written when the training is complete."""
     above = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not above.is_dir():
         raise UserError(f"--output {folder}: {above} is not a folder; give another path")

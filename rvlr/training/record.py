@@ -1,9 +1,10 @@
-"""The record of a training: lines of metrics, shown to people as metrics.jsonl and as TensorBoard events.
+"""The record of a training: lines of metrics, and two views of them, metrics.jsonl and TensorBoard events.
 
-The lines live in the checkpoint. What lies in the resume folder is written from them each time a training starts, so
-damage to it does no harm.
+The lines are part of the checkpoint. The views in the resume folder are written from them each time a training starts,
+so damage to a view does no harm.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -16,15 +17,15 @@ from rvlr.log import logger
 from rvlr.training.folders import EVENTS, METRICS, TENSORBOARD
 
 Line = tuple[float, str]
-"""When a line was written, in seconds since 1970, and the line: JSON without its line break."""
+"""When a line was written, in seconds since 1970, and the line: JSON without a line break."""
 
 
 class Record:
-    """The lines so far, and their views in a folder. TensorBoard's own writer is not used: it writes in a thread, where
-    a full disk ends in a traceback."""
+    """The lines so far, and their views in a folder. TensorBoard's own writer is not used: it writes in a thread, so
+    that a full disk ends in a traceback."""
 
     def __init__(self, folder: Path, lines: list[Line]) -> None:
-        """Write the views of `lines` afresh. Raises OSError."""
+        """Write the views of `lines` in place of older ones. Raises OSError."""
         self.lines = lines
         text = text_of(lines)
         metrics = folder / METRICS
@@ -37,7 +38,7 @@ class Record:
         self._metrics.write(text)
         self._write_event(Event(wall_time=lines[0][0] if lines else time.time(), file_version="brain.Event:2"))
         for line in lines:
-            self._show(line)
+            self._write_scalars(line)
         self.flush()
 
     def add(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
@@ -45,20 +46,21 @@ class Record:
         line = (time.time(), json.dumps({"kind": kind, "step": step, "epoch": epoch, **values}))
         self.lines.append(line)
         self._metrics.write(line[1] + "\n")
-        self._show(line)
+        self._write_scalars(line)
         self.flush()
 
     def flush(self) -> None:
-        """Hand over to the system what was written. Raises OSError."""
+        """Flush the views to the system. Raises OSError."""
         self._metrics.flush()
         self._events.flush()
 
     def close(self) -> None:
-        """Close the views."""
-        self._metrics.close()
-        self._events.close()
+        """Close the views; on a full disk, lines that could not be written were reported already."""
+        for view in (self._metrics, self._events):
+            with contextlib.suppress(OSError):
+                view.close()
 
-    def _show(self, line: Line) -> None:
+    def _write_scalars(self, line: Line) -> None:
         values = json.loads(line[1])
         kind, step = values.pop("kind"), values.pop("step")
         del values["epoch"]

@@ -1,7 +1,7 @@
 """Stages `train-teacher` and `train-student`: from a model folder to a trained model folder.
 
-Enters: the frozen section, the folder of the model to start from, the splits, and for a student the teacher's
-features. Leaves: `model/` (the weights that were best on val), `metrics.jsonl` and `tensorboard/`.
+Input: the frozen section, the folder of the model to start from, the splits, and for a student the teacher's features.
+Output: `model/` (the weights that were best on val), `metrics.jsonl`, `tensorboard/` and `config.yaml` (the settings).
 """
 
 import shutil
@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 import yaml
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
 
 from rvlr import config, files, provenance
-from rvlr.data.features import Features, read_features
+from rvlr.data.features import read_features
 from rvlr.data.images import training_transform
 from rvlr.data.loading import Loader, PairCollator, TrainingPairs, TrainingSchedule
 from rvlr.data.records import Split, read_split
@@ -30,15 +29,18 @@ from rvlr.training import record, start
 from rvlr.training.checkpoint import FORMAT, ResumeFolder
 from rvlr.training.engine import Engine
 from rvlr.training.folders import TENSORBOARD, check_output, check_resume
-from rvlr.training.tasks import StudentTask, TeacherTask
+from rvlr.training.tasks import make_task
 
-RELATION_PROJECTIONS = [1536, 768]
-"""Hidden and output width of the MLPs before the Wasserstein distance, METHOD.md "Losses"."""
+Section = config.TrainedTeacher | config.Student
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where a training reads and writes."""
+    """Where a training reads and writes.
+
+    start: the folder of the model to start from. splits: the folder of the splits. features: the folder of the
+    teacher's features, None for a teacher. resume: for the state of the unfinished training. output: for the results.
+    """
 
     start: Path
     splits: Path
@@ -47,21 +49,26 @@ class Paths:
     output: Path
 
 
-def train(section: config.TrainedTeacher | config.Student, seed: int, paths: Paths) -> None:
-    """Train to the end, from where an interrupted run with the same settings and inputs was."""
+def train(section: Section, seed: int, paths: Paths) -> None:
+    """Train to the end; an interrupted run with the same settings and inputs is resumed.
+
+    Raises UserError for paths and inputs that cannot be used, and if training diverges; Interrupted after SIGINT or
+    SIGTERM, when the state is saved.
+    """
     check_resume(paths.resume)
     check_output(paths.output)
-    with processes(section.training.processes, section.training.mixed_precision) as group:
+    with processes(section.processes, section.training.mixed_precision) as group:
         _train(section, seed, paths, group)
 
 
-def _train(section: config.TrainedTeacher | config.Student, seed: int, paths: Paths, group: Processes) -> None:
+def _train(section: Section, seed: int, paths: Paths, group: Processes) -> None:
     training = section.training
     splits = {name: read_split(paths.splits / f"{name}.jsonl") for name in ("train", "val")}
     features = read_features(paths.features, splits["train"]) if paths.features is not None else None
     torch.manual_seed(seed)
-    task, tokenizer = _make_task(section, paths.start, features)
+    task = make_task(section, paths.start, features)
     start.check_temperatures(task.model, paths.start)
+    collate = PairCollator(task.model.tokenizer, training.max_words, task.model.config.text.max_tokens, features)
     schedule = TrainingSchedule(
         captions=len(splits["train"].captions),
         batch_size=training.batch_size,
@@ -74,32 +81,15 @@ def _train(section: config.TrainedTeacher | config.Student, seed: int, paths: Pa
     with resume.locked() if group.is_main else nullcontext():
         group.meet("waiting for the resume folder")
         engine = Engine(task, training, seed, schedule, resume, group, lambda: start.sizes(paths.start, features))
-        best = _run(engine, tokenizer, splits, features)
-        if group.is_main:
+        best = _fit(engine, splits, collate)
+        if best is not None:
             task.model.load_state_dict(best)
-            _write(task.model, tokenizer, engine, section, paths.output)
+            _write(task.model, engine, section, paths.output)
             resume.clear()
 
 
-def _make_task(
-    section: config.TrainedTeacher | config.Student, folder: Path, features: Features | None
-) -> tuple[TeacherTask, PreTrainedTokenizerBase]:
-    if isinstance(section, config.TrainedTeacher):
-        model, tokenizer = build.load(folder)
-        return TeacherTask(model, section.weights, section.training.itm_pool), tokenizer
-    model = RetrievalModel.student_from(
-        folder,
-        teacher_widths=[int(features.image.shape[1]), int(features.text.shape[1])],
-        fusion_weight=section.fusion_weight.value,
-        relation_projections=RELATION_PROJECTIONS if section.distance == "wasserstein" else None,
-    )
-    return StudentTask(model, section), model.tokenizer
-
-
-def _fingerprint(
-    section: config.TrainedTeacher | config.Student, seed: int, paths: Paths, splits: dict[str, Split]
-) -> str:
-    """What a checkpoint belongs to: settings that change the result, and inputs."""
+def _fingerprint(section: Section, seed: int, paths: Paths, splits: dict[str, Split]) -> str:
+    """What a checkpoint belongs to: the settings that change the result, and the inputs."""
     settings = section.model_dump(mode="json")
     for key in ("workers", "checkpoint_steps"):
         del settings["training"][key]
@@ -118,18 +108,16 @@ def _fingerprint(
     )
 
 
-def _run(
-    engine: Engine, tokenizer: PreTrainedTokenizerBase, splits: dict[str, Split], features: Features | None
-) -> dict[str, torch.Tensor] | None:
+def _fit(engine: Engine, splits: dict[str, Split], collate: PairCollator) -> dict[str, torch.Tensor] | None:
     engine.restore()
     training, schedule, model = engine.section, engine.schedule, engine.model
-    vision, text = model.config.vision, model.config.text
+    vision = model.config.vision
     transform = training_transform(vision.image_size, vision.mean, vision.std, training.augmentation)
     loader = Loader(
         TrainingPairs(splits["train"], transform, engine.seed),
         batch_sampler=schedule,
         workers=training.workers,
-        collate=PairCollator(tokenizer, training.max_words, text.max_tokens, features),
+        collate=collate,
         pin_memory=engine.accelerator.device.type == "cuda",
     )
     logger.info(
@@ -144,20 +132,19 @@ def _run(
 
     def score() -> dict[str, float]:
         scoring = config.Scoring(candidates=training.val_candidates, workers=training.workers)
-        return recalls(score_split(model, tokenizer, splits["val"], None, scoring))
+        return recalls(score_split(model, splits["val"], None, scoring))
 
     return engine.run(loader, score)
 
 
 def _write(
     model: RetrievalModel,
-    tokenizer: PreTrainedTokenizerBase,
     engine: Engine,
-    section: config.TrainedTeacher | config.Student,
+    section: Section,
     output: Path,
 ) -> None:
-    """Turn a finished training into its outputs. All are written before the first of them replaces what was there;
-    `config.yaml`, by which they are complete, goes first and comes back last."""
+    """Write the outputs of a finished training. All are written before the first of them replaces an older one.
+    `config.yaml`, which marks the others as complete, is removed before and put in place last."""
     model.config.fresh_heads = False
     about = {"seed": engine.seed, "settings": section.model_dump(mode="json")}
     settings = output / "config.yaml"
@@ -168,7 +155,7 @@ def _write(
             files.atomic_folder(output / "tensorboard") as events,
             files.atomic_file(output / "metrics.jsonl") as metrics,
         ):
-            build.write(model, tokenizer, model_folder)
+            build.write(model, model.tokenizer, model_folder)
             shutil.copytree(engine.resume.folder / TENSORBOARD, events, dirs_exist_ok=True)
             metrics.write_text(record.text_of(engine.state.lines), encoding="utf-8")
             written = {"model": model_folder / "model.safetensors", "metrics": metrics}

@@ -1,4 +1,4 @@
-"""What training starts from. That it is finite is checked where it is loaded; it may still be of no use."""
+"""What training starts from. Loading has checked that all numbers are finite; they may still be of no use."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _ROWS = 1 << 14  # read at once
 
 
 def check_temperatures(model: RetrievalModel, folder: Path) -> None:
-    """Raise UserError if a temperature in the weights of a start model is not positive: it would turn losses around."""
+    """Raise UserError if a temperature of a start model is not positive: it would reverse the losses."""
     for name in ("temperature", "relation_temperature"):
         value = getattr(model, name).item()
         if value <= 0:

@@ -1,13 +1,20 @@
 """What is learnt: tasks join the model and the losses. The loop sees only `task(batch) -> {"loss": ..., terms}`.
 
-METHOD.md, "Losses": stage 1 is `TeacherTask`, stage 2 `StudentTask`. Terms of weight 0 are not computed, and
-parameters that no term reaches are frozen.
+docs/METHOD.md, "Losses": stage 1 is `TeacherTask`, stage 2 `StudentTask`. Terms of weight 0 are not computed, and the
+parts of the model that no other term trains are frozen.
+
+A new term is computed in one of the `_terms`, with a loss of `rvlr.training.losses`, under the name of its weight in
+`rvlr.config.sections`; `TRAINED_BY` says which parts of the model it trains.
 """
+
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from rvlr import config
+from rvlr.data.features import Features
 from rvlr.data.loading import Batch
 from rvlr.distributed import gather
 from rvlr.models.retrieval import RetrievalModel
@@ -15,80 +22,72 @@ from rvlr.training import losses
 
 Terms = dict[str, torch.Tensor]
 
+RELATION_PROJECTIONS = [1536, 768]
+"""Hidden and output width of the MLPs before the Wasserstein distance; docs/METHOD.md, "Losses"."""
+TRAINED_BY = {
+    "fusion_layers": ("itm", "kd"),
+    "match_head": ("itm",),
+    "vision_proj": ("itc", "iic"),
+    "text_proj": ("itc", "ttc"),
+    "temperature": ("itc", "iic", "ttc"),
+    "teacher_vision_proj": ("iic",),
+    "teacher_text_proj": ("ttc",),
+    "relation_temperature": ("kd", "kdi", "kdt"),
+    "fusion_weight": ("kd", "kdi", "kdt"),
+}
+"""Part of the model -> the terms that train it. The encoders are trained by all."""
 
-class TeacherTask(nn.Module):
-    """Image-text contrast and matching."""
+
+@dataclass(frozen=True)
+class Pairs:
+    """A batch of B image-text pairs after the encoders: tokens (B, length, width), embeddings (B, E) in float32."""
+
+    batch: Batch
+    image_tokens: torch.Tensor
+    text_tokens: torch.Tensor
+    image: torch.Tensor
+    text: torch.Tensor
+
+
+class Task(nn.Module):
+    """What both stages share."""
 
     def __init__(self, model: RetrievalModel, weights: config.TeacherWeights, itm_pool: int | None = None) -> None:
+        """itm_pool: see `losses.hard_negatives`."""
         super().__init__()
         self.model, self.itm_pool = model, itm_pool
         self.weights = {name: weight for name, weight in weights.model_dump().items() if weight > 0}
-        self._freeze_unused()
+        for part, terms in TRAINED_BY.items():
+            if hasattr(model, part) and not self._uses(*terms):
+                getattr(model, part).requires_grad_(False)
 
     def fresh_heads(self) -> list[nn.Module]:
         """The modules that learn at `lr_mult` times the learning rate: heads that start from random weights."""
         model = self.model
         return [model.vision_proj, model.text_proj, model.match_head] if model.config.fresh_heads else []
 
-    def _uses(self, *terms: str) -> bool:
-        return any(term in self.weights for term in terms)
-
-    def _freeze_unused(self) -> None:
-        model = self.model
-        unused: list[nn.Module | nn.Parameter] = []
-        if not self._uses("itm"):
-            unused.append(model.match_head)
-        if not self._uses("itm", "kd"):
-            unused.append(model.fusion_layers)
-        if not self._uses("itc", "iic", "ttc"):
-            unused.append(model.temperature)
-        if not self._uses("itc", "iic"):
-            unused.append(model.vision_proj)
-        if not self._uses("itc", "ttc"):
-            unused.append(model.text_proj)
-        if not self._uses("kd", "kdi", "kdt"):
-            unused.append(model.relation_temperature)
-        for part in unused:
-            part.requires_grad_(False)
-
     def forward(self, batch: Batch) -> Terms:
         """batch: see `PairCollator`. Returns the weighted total as `loss` and every term by its name."""
         image_tokens = self.model.encode_image(batch["pixels"])
         text_tokens = self.model.encode_text(batch["input_ids"], batch["attention_mask"])
         image, text = self.model.embed_image(image_tokens[:, 0]), self.model.embed_text(text_tokens[:, 0])
-        terms = self._terms(batch, image_tokens, text_tokens, image.float(), text.float())
+        found = self._terms(Pairs(batch, image_tokens, text_tokens, image.float(), text.float()))
+        terms = {name: found[name] for name in self.weights}
         total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         return {"loss": total, **terms}
 
-    def _terms(
-        self,
-        batch: Batch,
-        image_tokens: torch.Tensor,
-        text_tokens: torch.Tensor,
-        image: torch.Tensor,
-        text: torch.Tensor,
-    ) -> Terms:
-        terms: Terms = {}
-        if self._uses("itc"):
-            with torch.autocast(image.device.type, enabled=False):
-                ids = gather(batch["image"])
-                terms["itc"] = losses.itc(gather(image), gather(text), ids, self.model.temperature)
-        if self._uses("itm"):
-            terms["itm"], _ = self._match(batch, image_tokens, text_tokens, image, text)
-        return terms
+    def _terms(self, pairs: Pairs) -> Terms:
+        """The terms that have a weight, by name."""
+        raise NotImplementedError
 
-    def _match(
-        self,
-        batch: Batch,
-        image_tokens: torch.Tensor,
-        text_tokens: torch.Tensor,
-        image: torch.Tensor,
-        text: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _uses(self, *terms: str) -> bool:
+        return any(term in self.weights for term in terms)
+
+    def _match(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
         """The matching loss and the fused [CLS] (B, D) of the positive pairs, from one pass over 3B pairs."""
-        ids, size = batch["image"], len(image)
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            similarity = image @ text.T
+        ids, size = pairs.batch["image"], len(pairs.image)
+        with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+            similarity = pairs.image @ pairs.text.T
         temperature, pool = self.model.temperature, self.itm_pool
         wrong_text, text_found = losses.hard_negatives(similarity, ids, temperature, pool)
         wrong_image, image_found = losses.hard_negatives(similarity.T, ids, temperature, pool)
@@ -96,25 +95,40 @@ class TeacherTask(nn.Module):
         captions = torch.cat([every, wrong_text, every])
         fused = self.model.fuse(
             # unlike indexing, the backward of index_select adds in a fixed order on a CPU: same seed, same bits
-            text_tokens.index_select(0, captions),
-            batch["attention_mask"].index_select(0, captions),
-            self.model.image_keys_values(image_tokens),
+            pairs.text_tokens.index_select(0, captions),
+            pairs.batch["attention_mask"].index_select(0, captions),
+            self.model.image_keys_values(pairs.image_tokens),
             image=torch.cat([every, every, wrong_image]),
             cls_only=True,
         )[:, 0]
-        logits = self.model.match(fused)
-        return losses.itm(logits[:size], logits[size:], torch.cat([text_found, image_found])), fused[:size]
+        logits, found = self.model.match(fused), torch.cat([text_found, image_found])
+        return losses.matching_loss(logits[:size], logits[size:], found), fused[:size]
 
 
-class StudentTask(TeacherTask):
-    """All seven terms against stored teacher features, which the batch brings as `teacher_image`, `teacher_text`."""
+class TeacherTask(Task):
+    """Stage 1: ITC and ITM."""
+
+    def _terms(self, pairs: Pairs) -> Terms:
+        terms: Terms = {}
+        if self._uses("itc"):
+            with torch.autocast(pairs.image.device.type, enabled=False):
+                ids, image, text = gather(pairs.batch["image"]), gather(pairs.image), gather(pairs.text)
+                terms["itc"] = losses.contrastive_loss(image, text, ids, self.model.temperature)
+        if self._uses("itm"):
+            terms["itm"], _ = self._match(pairs)
+        return terms
+
+
+class StudentTask(Task):
+    """Stage 2: all seven terms against stored teacher features, `teacher_image` and `teacher_text` of the batch."""
 
     def __init__(self, model: RetrievalModel, section: config.Student) -> None:
         self.distance, weights = section.distance, section.weights
-        if self.distance == "wasserstein":  # it knows KD alone
+        if self.distance == "wasserstein":  # defined for KD alone
             weights = weights.model_copy(update={"kdi": 0.0, "kdt": 0.0})
         super().__init__(model, weights, section.training.itm_pool)
-        model.fusion_weight.requires_grad_(section.fusion_weight.learnt and self._uses("kd", "kdi", "kdt"))
+        if not section.fusion_weight.learnt:
+            model.fusion_weight.requires_grad_(False)
 
     def fresh_heads(self) -> list[nn.Module]:
         heads = [*super().fresh_heads(), self.model.teacher_vision_proj, self.model.teacher_text_proj]
@@ -122,65 +136,71 @@ class StudentTask(TeacherTask):
             heads += [self.model.relation_image_proj, self.model.relation_text_proj]
         return heads
 
-    def _freeze_unused(self) -> None:
-        super()._freeze_unused()
-        self.model.teacher_vision_proj.requires_grad_(self._uses("iic"))
-        self.model.teacher_text_proj.requires_grad_(self._uses("ttc"))
-
-    def _terms(
-        self,
-        batch: Batch,
-        image_tokens: torch.Tensor,
-        text_tokens: torch.Tensor,
-        image: torch.Tensor,
-        text: torch.Tensor,
-    ) -> Terms:
+    def _terms(self, pairs: Pairs) -> Terms:
         terms: Terms = {}
-        fused = None
+        fused = torch.empty(0)
         if self._uses("itm"):
-            terms["itm"], fused = self._match(batch, image_tokens, text_tokens, image, text)
+            terms["itm"], fused = self._match(pairs)
         elif self._uses("kd"):
-            keys_values = self.model.image_keys_values(image_tokens)
-            fused = self.model.fuse(text_tokens, batch["attention_mask"], keys_values, cls_only=True)[:, 0]
-        with torch.autocast(image.device.type, enabled=False):
-            terms.update(self._contrasts(batch, image, text))
+            keys_values = self.model.image_keys_values(pairs.image_tokens)
+            mask = pairs.batch["attention_mask"]
+            fused = self.model.fuse(pairs.text_tokens, mask, keys_values, cls_only=True)[:, 0]
+        with torch.autocast(pairs.image.device.type, enabled=False):
+            if self._uses("itc", "iic", "ttc"):
+                terms |= self._contrasts(pairs)
             if self._uses("kd", "kdi", "kdt"):
-                terms.update(self._structure(batch, fused, text))
-        return {name: terms[name] for name in self.weights}
+                terms |= self._relations(pairs, fused)
+        return terms
 
-    def _contrasts(self, batch: Batch, image: torch.Tensor, text: torch.Tensor) -> Terms:
+    def _contrasts(self, pairs: Pairs) -> Terms:
         """ITC, IIC and TTC of the gathered batch."""
         terms: Terms = {}
-        if not self._uses("itc", "iic", "ttc"):
-            return terms
-        temperature, ids = self.model.temperature, gather(batch["image"])
-        image, text = gather(image), gather(text)
+        batch, temperature = pairs.batch, self.model.temperature
+        ids, image, text = gather(batch["image"]), gather(pairs.image), gather(pairs.text)
         if self._uses("itc"):
-            terms["itc"] = losses.itc(image, text, ids, temperature)
+            terms["itc"] = losses.contrastive_loss(image, text, ids, temperature)
         if self._uses("iic", "ttc"):
             teacher_image, teacher_text = self.model.embed_teacher(batch["teacher_image"], batch["teacher_text"])
+            distil = losses.representation_distillation_loss
             if self._uses("iic"):
-                terms["iic"] = losses.representation_distillation(image, gather(teacher_image), ids, temperature)
+                terms["iic"] = distil(image, gather(teacher_image), ids, temperature)
             if self._uses("ttc"):
-                terms["ttc"] = losses.representation_distillation(text, gather(teacher_text), ids, temperature)
+                terms["ttc"] = distil(text, gather(teacher_text), ids, temperature)
         return terms
 
-    def _structure(self, batch: Batch, fused: torch.Tensor | None, text: torch.Tensor) -> Terms:
-        """KD, KDI and KDT of the gathered batch."""
+    def _relations(self, pairs: Pairs, fused: torch.Tensor) -> Terms:
+        """KD, KDI and KDT of the gathered batch. fused: (B, D), the fused [CLS] of the pairs, for KD."""
+        terms: Terms = {}
         model, temperature = self.model, self.model.relation_temperature
-        teacher_image, teacher_text = gather(batch["teacher_image"]), gather(batch["teacher_text"])
+        teacher_image, teacher_text = gather(pairs.batch["teacher_image"]), gather(pairs.batch["teacher_text"])
         if self.distance == "wasserstein":
             teacher_image, teacher_text = model.project_relations(teacher_image, teacher_text)
-        image, words = losses.relation(teacher_image, temperature), losses.relation(teacher_text, temperature)
-        target = losses.fuse_relations(image, words, model.fusion_weight)
-        terms: Terms = {}
+        of_images = losses.relation_matrix(teacher_image, temperature)
+        of_texts = losses.relation_matrix(teacher_text, temperature)
+        target = losses.fuse_relations(of_images, of_texts, model.fusion_weight)
+        if self.distance == "wasserstein":
+            student = losses.relation_matrix(gather(fused.float()), temperature)
+            return {"kd": losses.wasserstein_distance(student, target, gather(pairs.text))}
+        distance = losses.DISTANCES[self.distance]
         if self._uses("kd"):
-            student = losses.relation(gather(fused.float()), temperature)
-            if self.distance == "wasserstein":
-                return {"kd": losses.wasserstein(student, target, gather(text))}
-            terms["kd"] = losses.DISTANCES[self.distance](student, target)
+            terms["kd"] = distance(losses.relation_matrix(gather(fused.float()), temperature), target)
         if self._uses("kdi"):
-            terms["kdi"] = losses.DISTANCES[self.distance](image, target)
+            terms["kdi"] = distance(of_images, target)
         if self._uses("kdt"):
-            terms["kdt"] = losses.DISTANCES[self.distance](words, target)
+            terms["kdt"] = distance(of_texts, target)
         return terms
+
+
+def make_task(section: config.TrainedTeacher | config.Student, folder: Path, features: Features | None) -> Task:
+    """The task of a section, on the model in a folder. features: the teacher's, of a student."""
+    if isinstance(section, config.TrainedTeacher):
+        return TeacherTask(RetrievalModel.from_pretrained(folder), section.weights, section.training.itm_pool)
+    if features is None:
+        raise ValueError("a student needs the features of its teacher")
+    model = RetrievalModel.student_from(
+        folder,
+        teacher_widths=[features.image.shape[1], features.text.shape[1]],
+        fusion_weight=section.fusion_weight.value,
+        relation_projections=RELATION_PROJECTIONS if section.distance == "wasserstein" else None,
+    )
+    return StudentTask(model, section)
