@@ -1,6 +1,6 @@
 """The sections of the configuration, each the input of one stage.
 
-Defaults are the published values of METHOD.md where it names one; `config/README.md` explains every key.
+Defaults are the published values, where docs/METHOD.md names one; `config/README.md` explains every key.
 """
 
 import re
@@ -450,7 +450,7 @@ class Text(TextSettings):
 
 
 class Model(Section):
-    """The retrieval model: METHOD.md, table "Model"."""
+    """The retrieval model: docs/METHOD.md, "Model"."""
 
     title = "a model"
     vision: Vision = Vision()
@@ -469,7 +469,7 @@ class Model(Section):
 
 
 class RandAugment(Section):
-    """RandAugment over the operations METHOD.md names."""
+    """RandAugment over the operations of docs/METHOD.md, "Training"."""
 
     operations: Annotated[int, Field(ge=1, le=100), NUMBER] = 2
     """Number of changes that an image gets."""
@@ -584,7 +584,7 @@ class TeacherWeights(Section):
 
 
 class StudentWeights(TeacherWeights):
-    """Weights of the seven losses of stage 2, METHOD.md "Losses" a to g in this order."""
+    """Weights of the seven losses of stage 2: docs/METHOD.md, "Losses", a to g in this order."""
 
     iic: Weight = 1.0
     """Weight of (c), representation distillation of images."""

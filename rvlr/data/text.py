@@ -1,4 +1,4 @@
-"""Captions: cleaning as METHOD.md "Training" says, tokenisation, and a vocabulary for models that bring none."""
+"""Captions: cleaning as docs/METHOD.md, "Training", says, tokenisation, and a vocabulary for models that bring none."""
 
 import re
 from collections import Counter
