@@ -31,8 +31,8 @@ that fit, reaches on the 400 test images from text to image (default section, se
     R@10 (%)          58.6  83.8  96.8  83.9  53.0
     facts a caption   10.3  10.3  10.3   6.4   3.4
 
-ROUGE-L relevance (docs/METHOD.md, "Evaluation") is graded too: I2I NDCG@10 over the test images is 0.78, 0.67 and 0.57 at
-imbalance 0, 0.5 and 1 if images are ranked by the attributes their scenes share, and 0.58, 0.54 and 0.48 in
+ROUGE-L relevance (docs/METHOD.md, "Evaluation") is graded too: I2I NDCG@10 over the test images is 0.78, 0.67 and 0.57
+at imbalance 0, 0.5 and 1 if images are ranked by the attributes their scenes share, and 0.58, 0.54 and 0.48 in
 random order. The first are a yardstick for images, not a bound: captions also differ in wording.
 
 To study the method's claim, prepare the data set at several values and compare students with and without
