@@ -2,7 +2,8 @@
 
 Enters: a trained teacher's model folder, or a pair of single-modal models, and the training split. Leaves:
 `image.npy` (images, D_image) and `text.npy` (captions, D_text), float32, one row an image and one row a caption, and
-`index.json` with the ids of the rows. METHOD.md: features *before* the projections, image token 0 and text [CLS].
+`index.json` with the ids of the rows. docs/METHOD.md, "Training": features *before* the projections, image token 0 and
+text [CLS].
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,8 @@ from rvlr.data.text import tokenise
 from rvlr.distributed import Processes, processes
 from rvlr.errors import UserError, show
 from rvlr.log import logger, track
-from rvlr.models import build, hub, pretrained, tokens, weights
+from rvlr.models import hub, pretrained, tokens, weights
+from rvlr.models.retrieval import RetrievalModel
 from rvlr.models.vision import VisionEncoder
 
 
@@ -43,11 +45,11 @@ def trained_extractor(folder: Path | None, device: torch.device) -> Extractor:
     """Features of a model that stage 1 trained."""
     if folder is None:
         raise UserError("--model is missing: the teacher is a trained one, so give its model folder")
-    model, tokenizer = build.load(folder)
+    model = RetrievalModel.from_pretrained(folder)
     model, text = model.to(device), model.config.text
 
     def encode_text(captions: list[str]) -> torch.Tensor:
-        batch = tokenise(tokenizer, captions, text.max_words, text.max_tokens)
+        batch = tokenise(model.tokenizer, captions, text.max_words, text.max_tokens)
         return model.encode_text(**{key: value.to(device) for key, value in batch.items()})[:, 0]
 
     return Extractor(model.config.vision, lambda pixels: model.encode_image(pixels)[:, 0], encode_text)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 from rvlr.data.text import learn_tokenizer
-from rvlr.models import build
+from rvlr.models.retrieval import RetrievalModel
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +86,8 @@ def test_what_is_cached_is_loaded_without_the_network(
     done = initialise(cache, hub[0], tmp_path, tiny_data / "splits")
     assert done.returncode == 0, done.stderr
     assert hub[1] == []
-    assert build.load(tmp_path / "model")[0].vision_encoder.backbone.bn1.weight.unique().tolist() == [0.5]
+    model = RetrievalModel.from_pretrained(tmp_path / "model")
+    assert model.vision_encoder.backbone.bn1.weight.unique().tolist() == [0.5]
 
 
 def test_what_is_not_cached_is_asked_for_and_named(hub: tuple[str, list[str]], tmp_path: Path, tiny_data: Path) -> None:

@@ -83,7 +83,7 @@ def test_bert_is_cut_into_text_and_fusion_layers(tmp_path: Path) -> None:
     text = {"weights": str(tmp_path / "bert"), "text_layers": 2, "fusion_layers": 2}
     section = config.parse({**TINY_MODEL, "text": text}, "test", config.Model)
     build.initialise(section, 0, [], tmp_path / "model")
-    model, _ = build.load(tmp_path / "model")
+    model = RetrievalModel.from_pretrained(tmp_path / "model")
     ids, mask = torch.tensor([[2, 9, 8, 3]]), torch.ones(1, 4, dtype=torch.long)
     bert.eval()
     hidden = bert(ids, mask, output_hidden_states=True).hidden_states
@@ -131,7 +131,7 @@ def test_a_student_adds_teacher_projections_and_nothing_else_may_be_missing(tiny
 def test_frozen_encoders_stay_as_they_are(tiny_data: Path, tmp_path: Path) -> None:
     frozen = {key: {**TINY_MODEL[key], "frozen": True} for key in ("vision", "text")}
     build.initialise(config.parse({**TINY_MODEL, **frozen}, "test", config.Model), 0, ["a b"], tmp_path / "model")
-    model, _ = build.load(tmp_path / "model")
+    model = RetrievalModel.from_pretrained(tmp_path / "model")
     model.train()
     assert model.fusion_layers.training
     assert not any(module.training for module in model.vision_encoder.modules())
@@ -140,7 +140,7 @@ def test_frozen_encoders_stay_as_they_are(tiny_data: Path, tmp_path: Path) -> No
 
 
 def test_matching_needs_only_the_cls_of_the_last_layer(tiny_model: Path) -> None:
-    model, _ = build.load(tiny_model)
+    model = RetrievalModel.from_pretrained(tiny_model)
     text, image = torch.randn(3, 5, 16), torch.randn(2, 2, model.vision_encoder.width)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
     which = torch.tensor([1, 0, 1])

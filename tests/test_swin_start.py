@@ -12,6 +12,7 @@ from swin_original import State, forward, weights
 from rvlr import config
 from rvlr.errors import UserError
 from rvlr.models import build
+from rvlr.models.retrieval import RetrievalModel
 from rvlr.models.vision import VisionEncoder
 
 NAME = "swin_base_patch4_window12_384"
@@ -69,7 +70,7 @@ def test_larger_windows_through_the_configuration(original: State, path: Path, t
     vision = {"name": NAME, "weights": str(path), "options": {**SMALL, "window_size": 12}, "image_size": 384}
     section = config.parse({"vision": vision, "text": text | {"text_layers": 1, "fusion_layers": 1}}, "t", config.Model)
     build.initialise(section, 0, ["a dog"], tmp_path / "model")
-    found = build.load(tmp_path / "model")[0].vision_encoder.backbone.state_dict()
+    found = RetrievalModel.from_pretrained(tmp_path / "model").vision_encoder.backbone.state_dict()
     expected = parameters(original)
     assert set(found) == {in_timm(name) for name in expected}
     tables = 0

@@ -17,7 +17,7 @@ from transformers import BertConfig, PreTrainedTokenizerBase
 from rvlr import config, files, provenance
 from rvlr.errors import UserError
 from rvlr.log import logger
-from rvlr.models import build, weights
+from rvlr.models import weights
 from rvlr.models.retrieval import RetrievalModel
 from rvlr.models.settings import RetrievalConfig
 
@@ -98,8 +98,10 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
 
 def save(found: Imported, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
     """Write the model folder with `import.json`, complete or not at all, and log what became of the keys."""
+    if tokenizer is not None:
+        found.model.tokenizer = tokenizer
     with files.atomic_folder(output) as folder:
-        build.save(found.model, tokenizer, folder)
+        found.model.save_pretrained(folder)
         keys = {"used": found.used, "ignored": found.ignored, "missing": found.missing}
         sources = {name: provenance.identify(path) for name, path in found.sources.items()}
         files.write_json(folder / "import.json", {**keys, "sources": sources, "provenance": provenance.collect()})

@@ -19,12 +19,7 @@ def device() -> torch.device:
     return torch.device("cuda" if devices.usable() else "cpu")
 
 
-def score(
-    model: RetrievalModel,
-    split: Split,
-    relevance: np.ndarray | None,
-    section: config.Scoring,
-) -> Inputs:
+def score(model: RetrievalModel, split: Split, relevance: np.ndarray | None, section: config.Scoring) -> Inputs:
     """Encode a split and re-rank its candidates. relevance (C, N): None where only recalls are wanted."""
     encoded = encode(model, split, section.batch_size, section.workers)
     return score_encoded(model, encoded, split.caption_image, relevance, section.candidates)

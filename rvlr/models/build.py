@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
 
 from rvlr import config, files
 from rvlr.data.text import clean_caption, learn_tokenizer
@@ -44,7 +43,8 @@ def initialise(section: config.Model, seed: int, captions: Sequence[str], output
     model = RetrievalModel(settings, None if vision.weights == "random" else vision.weights)
     if source is not None:
         _copy_bert(source, model)
-    save(model, tokenizer, output)
+    model.tokenizer = tokenizer
+    save(model, output)
     logger.info("initial model with %.1f million parameters in %s", model.num_parameters() / 1e6, output)
 
 
@@ -81,22 +81,7 @@ def _copy_bert(source: BertModel, model: RetrievalModel) -> None:
         )
 
 
-def load(folder: Path) -> tuple[RetrievalModel, PreTrainedTokenizerBase]:
-    """The model of a folder in evaluation mode, and its tokenizer. Raises UserError if one does not load or does not
-    fit the other."""
-    model = RetrievalModel.from_pretrained(folder)
-    return model, model.tokenizer
-
-
-def save(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
+def save(model: RetrievalModel, output: Path) -> None:
     """Write a model folder, complete or not at all."""
     with files.atomic_folder(output) as folder:
-        write(model, tokenizer, folder)
-
-
-def write(model: RetrievalModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-    """Write the files of a model folder into an empty folder."""
-    disable_progress_bar()
-    model.save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)

@@ -182,6 +182,13 @@ class RetrievalModel(PreTrainedModel):
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *arguments: Any, **options: Any) -> None:
+        """As the base class does, and the tokenizer beside the weights if the model has one."""
+        with pretrained.quiet():
+            super().save_pretrained(save_directory, *arguments, **options)
+        if self._tokenizer is not None or (self._folder and hub.file_in(self._folder, hub.VOCABULARIES)):
+            self.tokenizer.save_pretrained(save_directory)
+
     def train(self, mode: bool = True) -> Self:
         """As in PyTorch, but frozen encoders stay in evaluation mode: no dropout, no batch statistics."""
         super().train(mode)
@@ -346,10 +353,14 @@ _DONE_ANYWAY: dict[str, Any] = {
 def _refuse(positional: tuple[Any, ...], given: dict[str, Any], source: str | Path) -> None:
     """Raise UserError for arguments of `PreTrainedModel.from_pretrained` that ask for something else than is done."""
     parameters = inspect.signature(PreTrainedModel.from_pretrained).parameters
-    done = {name: parameter.default for name, parameter in parameters.items()} | _DONE_ANYWAY
-    if hub.local(source, KEY) is not None:
-        done["local_files_only"] = True
-    asked = {name: value for name, value in given.items() if value not in (None, done.get(name))}
+    asked = {
+        name: value
+        for name, value in given.items()
+        if value is not None
+        and not (name in parameters and value == parameters[name].default)
+        and not (name in _DONE_ANYWAY and value == _DONE_ANYWAY[name])
+        and not (name == "local_files_only" and hub.local(source, KEY) is not None)
+    }
     asked |= {"model_args": positional} if positional else {}
     if asked:
         named = ", ".join(f"{name}={show(value)}" for name, value in asked.items())
