@@ -1,6 +1,6 @@
 """Stage `extract`: the teacher's single-modal features of the training set, as memory-mapped .npy files.
 
-Enters: a trained teacher's model folder, or a pair of single-modal models, and the training split. Leaves:
+Input: a trained teacher's model folder, or a pair of single-modal models, and the training split. Output:
 `image.npy` (images, D_image) and `text.npy` (captions, D_text), float32, one row an image and one row a caption, and
 `index.json` with the ids of the rows. docs/METHOD.md, "Training": features *before* the projections, image token 0 and
 text [CLS].
@@ -58,10 +58,11 @@ def trained_extractor(folder: Path | None, device: torch.device) -> Extractor:
 def single_modal_extractor(
     section: config.SingleModalTeacher, device: torch.device, captions: Sequence[str] = ()
 ) -> Extractor:
-    """Features of any timm model and any transformers text encoder. Captions go in as they are, uncleaned: such models
-    know punctuation and capitals.
+    """Features of any timm model and any transformers text encoder. Captions are not cleaned: such models
+    were trained on punctuation and capitals.
 
-    captions: those to come. Raises UserError if weights or tokenizer are missing, incomplete or do not belong together.
+    captions: those that will be encoded. Raises UserError if weights or tokenizer are missing, incomplete or do not
+    belong together.
     """
     torch.manual_seed(0)  # a vision model with random weights is the same one every time, and in every process
     encode_text = _text_encoder(section.text, device, captions)
@@ -105,7 +106,7 @@ def _text_encoder(
     try:
         with torch.inference_mode():
             encode(["a", "a " * text.max_tokens])
-    except Exception as error:  # whatever a model that is no text encoder, or has fewer positions, fails with
+    except Exception as error:  # models that are no text encoders, or have fewer positions, fail in many ways
         raise UserError(f"{source}: it does not encode captions of {text.max_tokens} tokens: {error}") from error
     return encode
 

@@ -105,7 +105,7 @@ def test_what_is_no_such_checkpoint(original: State, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"broken\.safetensors does not load: .*header"):
         VisionEncoder(NAME, 224, options, tmp_path / "broken.safetensors")
     torch.save({"model": original, "config": Fraction(1, 2)}, tmp_path / "objects.pth")
-    with pytest.raises(UserError, match=r"holds Python objects \(fractions\.Fraction\).*weights alone"):
+    with pytest.raises(UserError, match=r"contains Python objects \(fractions\.Fraction\).*weights alone"):
         VisionEncoder(NAME, 224, options, tmp_path / "objects.pth")
     torch.save({"model": original}, tmp_path / "narrow.pth")
     with pytest.raises(UserError, match=r"(?s)narrow\.pth does not load into timm's .*size mismatch for patch_embed"):

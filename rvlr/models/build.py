@@ -1,7 +1,7 @@
 """Stage `initialise`: the model a training starts from, as a folder.
 
-Enters: the `models` section, the seed, the training captions (for a vocabulary where the text encoder brings none).
-Leaves: `model/` with config.json, model.safetensors and the tokenizer's files.
+Input: the `models` section, the seed, and the training captions, of which a vocabulary is made where the text encoder
+has none. Output: `model/` with config.json, model.safetensors and the tokenizer's files.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from rvlr.models.settings import RetrievalConfig
 
 
 def initialise(section: config.Model, seed: int, captions: Sequence[str], output: Path) -> None:
-    """Build the model from its settings and pretrained weights; what has none starts from `seed`.
+    """Build the model from its settings and pretrained weights; parts without weights start from `seed`.
 
     Raises UserError if weights or tokenizer are missing, incomplete or do not belong together.
     """
@@ -64,7 +64,7 @@ def _text_start(text: config.Text, captions: Sequence[str]) -> tuple[PreTrainedT
 
 
 def _copy_bert(source: BertModel, model: RetrievalModel) -> None:
-    """The first layers become the text encoder, those after them the fusion layers (cross-attention stays fresh)."""
+    """The first layers become the text encoder, the others the fusion layers, whose cross-attention stays random."""
     count = len(model.text_encoder.encoder.layer)
     model.text_encoder.embeddings.load_state_dict(source.embeddings.state_dict())
     for target, layer in zip(model.text_encoder.encoder.layer, source.encoder.layer, strict=False):

@@ -1,5 +1,5 @@
-"""Where a pretrained model lies: in a folder, or on the hub under a name. A path is never looked up on the hub, and
-what the hub's cache holds is not asked for again."""
+"""Where a pretrained model is: in a folder, or on the hub under a name. A path is never looked up on the hub, and
+a model in the hub's cache is not fetched again."""
 
 import difflib
 import re
@@ -35,7 +35,7 @@ def find(name: str | Path, key: str, *parts: tuple[str, ...]) -> Path:
     """The folder of a pretrained model: a path, or a name on the hub, fetched if the cache lacks it.
 
     key: the key of the configuration or the option that gives the name, for messages. parts: groups of file names, such
-    as `VOCABULARIES`; what the cache holds is complete if it has one file of every group. Raises UserError.
+    as `VOCABULARIES`; a model in the cache is complete if it has one file of every group. Raises UserError.
     """
     folder = local(name, key)
     if folder is not None:
@@ -61,7 +61,7 @@ def local(name: str | Path, key: str) -> Path | None:
 
 
 def file_in(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The first of these files that a folder holds."""
+    """The first of these files that is in a folder."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
@@ -103,7 +103,7 @@ def _folder(name: str | Path, key: str) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise UserError(f"{key}: {path} is a file; give the folder that holds config.json, weights and tokenizer")
+        raise UserError(f"{key}: {path} is a file; give the folder that contains config.json, weights and tokenizer")
     shown = name if "://" in str(name) else path
     raise UserError(
         f"{key}: no such folder: {shown}{near(path)}; give a folder, or a name on the hub, which is NAME or OWNER/NAME"

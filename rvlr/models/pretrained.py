@@ -1,6 +1,6 @@
-"""Models of others, which transformers loads from folders: any model for features, and a BERT for a text encoder.
+"""Pretrained models that transformers loads from folders: any model for features, and a BERT for a text encoder.
 
-No code that lies in a folder (`auto_map`) is run. Transformers asks nothing of the terminal and nothing of the network:
+No code in a folder (`auto_map`) is run. Transformers asks nothing of the terminal and nothing of the network:
 only `hub.find` does. Every parameter that is used comes from the folder.
 """
 
@@ -23,13 +23,13 @@ from rvlr.models import hub, weights
 P = TypeVar("P", bound=PreTrainedModel)
 _REFUSED = {
     "auto_map": "it asks for Python code of its own, and rvlr runs no code that comes with a model; use a model that "
-    "transformers knows, or remove auto_map if it is one",
+    "transformers supports, or remove auto_map if this is one",
     "quantization_config": "its weights are quantised; use those that are not",
     "transformers_weights": "it names another file of weights; remove it and call the weights model.safetensors",
 }
 _ADAPTER = "adapter_config.json"
 _HEADS = re.compile(r"(cls|pooler|bert\.pooler|classifier|qa_outputs)\.|.*(position_ids|token_type_ids)$")
-"""What BERT is pretrained or used with, and buffers of old files; no part of the encoder."""
+"""Heads that BERT is pretrained or used with, and buffers of old files: no parts of the encoder."""
 _SIZES = {
     "vocab_size": ("embeddings.word_embeddings.weight", 0),
     "hidden_size": ("embeddings.word_embeddings.weight", 1),
@@ -52,7 +52,7 @@ class Bert(BertSize):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from printing tables and progress, which our own messages replace."""
+    """Keep transformers from printing tables and progress bars: our own messages replace them."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -66,7 +66,7 @@ def read_config(folder: Path, key: str) -> dict[str, Any]:
     """The content of a folder's config.json. Raises UserError as `read_mapping` does, and for adapters."""
     path = folder / "config.json"
     if (folder / _ADAPTER).exists():
-        raise UserError(f"{key}: {folder} holds an adapter ({_ADAPTER}), no model; merge it into its model first")
+        raise UserError(f"{key}: {folder} contains an adapter ({_ADAPTER}), no model; merge it into its model first")
     if not path.is_file():
         raise UserError(f"{key}: no config.json in {folder}; give the folder of a model that transformers has saved")
     return read_mapping(path, key)
@@ -138,8 +138,8 @@ def load_model(
     if missing or unknown or misshapen:
         lists = {"missing": missing, "unexpected": unknown, "misshapen": misshapen}
         raise UserError(
-            f"{key}: {path} does not hold the model of {len(model.state_dict())} tensors that config.json describes; "
-            f"{weights.describe(lists)}; give the folder of a complete checkpoint"
+            f"{key}: {path} does not contain the model of {len(model.state_dict())} tensors that config.json "
+            f"describes; {weights.describe(lists)}; give the folder of a complete checkpoint"
         )
     loaded = {name: value for name, value in model.state_dict().items() if name not in report["missing_keys"]}
     weights.check_finite(loaded, f"{key}: {path}")

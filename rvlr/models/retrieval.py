@@ -190,7 +190,7 @@ class RetrievalModel(PreTrainedModel):
             self.tokenizer.save_pretrained(save_directory)
 
     def train(self, mode: bool = True) -> Self:
-        """As in PyTorch, but frozen encoders stay in evaluation mode: no dropout, no batch statistics."""
+        """As in PyTorch, but frozen encoders stay in evaluation mode: no dropout and no updates of batch statistics."""
         super().train(mode)
         for encoder in self._frozen():
             encoder.eval()

@@ -30,7 +30,7 @@ class RetrievalConfig(PretrainedConfig):
 
     vision, text, bert: as they are, or as mappings. teacher_widths: widths of the stored image and text features of the
     teacher for a student, None for a teacher. relation_projections: hidden and output width of the learnt MLPs that
-    teacher features pass before their relations are taken, as the Wasserstein distance wants it, or None. fresh_heads:
+    teacher features pass before their relations are taken, for the Wasserstein distance, or None. fresh_heads:
     whether projections and matching head have not been trained yet. Raises UserError for settings of no model.
     """
 

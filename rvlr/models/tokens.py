@@ -12,8 +12,8 @@ from rvlr.log import logger
 from rvlr.models import hub, pretrained
 
 _MOST_UNKNOWN = 0.5
-"""Share of the captions' words. The vocabulary of a pretrained model spells any word of its languages from pieces and
-leaves next to none unknown; beyond this, most of what the captions say is lost."""
+"""Share of the captions' words. The vocabulary of a pretrained model spells any word of its languages from pieces, so
+that nearly none is unknown; above this share most of the captions' content is lost."""
 _NOTABLE = 0.05
 _SPARE = 1024
 """Rows of an embedding without a token that a model may have: tables are padded to round numbers. Where there are more,
@@ -23,7 +23,7 @@ the vocabulary was cut short, or is another one."""
 def load(folder: Path, key: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, which pads on the right, so that token 0 is a token.
 
-    Raises UserError if there is none, if it does not load, or if it knows nothing but special tokens.
+    Raises UserError if there is none, if it does not load, or if it contains nothing but special tokens.
     """
     for path in (folder / "tokenizer_config.json", folder / "config.json", folder / "tokenizer.json"):
         if path.exists():
@@ -43,7 +43,7 @@ def load(folder: Path, key: str) -> PreTrainedTokenizerBase:
             "model was trained with there"
         )
     if not found.get_vocab().keys() - set(found.all_special_tokens):
-        raise UserError(f"{key}: the tokenizer of {folder} knows no words, only {', '.join(found.all_special_tokens)}")
+        raise UserError(f"{key}: the tokenizer of {folder} has no words, only {', '.join(found.all_special_tokens)}")
     found.padding_side = "right"
     return found
 
@@ -94,7 +94,7 @@ def check_frame(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase, captions: Iterable[str], source: str) -> None:
-    """Raise UserError if a tokenizer does not know most of the words of captions; warn if it does not know many."""
+    """Raise UserError if most of the captions' words are unknown to a tokenizer; warn if many are."""
     counts = Counter(word for caption in captions for word in caption.split())
     if tokenizer.unk_token_id is None or not counts:
         return

@@ -20,12 +20,12 @@ from rvlr.models.hub import cached_timm_weights, near
 
 
 class VisionEncoder(nn.Module):
-    """Tokens of a timm backbone, whatever the layout of its feature map.
+    """Tokens of a timm backbone with a feature map of any layout.
 
     name: a timm model name. options: further arguments of `timm.create_model` (depths, window_size, ...).
     image_size: side of the square input in pixels. weights: None for random ones, "pretrained" for timm's own
-    (from its cache or the hub), or a local .safetensors or .pth file in a key layout that timm knows: its own, or that
-    of the code the weights were released with, such as Microsoft's Swin checkpoints of 2021.
+    (from its cache or the hub), or a local .safetensors or .pth file with the names of parameters that timm uses, or
+    that timm converts, such as those of Microsoft's Swin checkpoints of 2021.
     """
 
     def __init__(self, name: str, image_size: int, options: dict[str, Any], weights: str | Path | None = None) -> None:
@@ -35,7 +35,7 @@ class VisionEncoder(nn.Module):
         try:
             with torch.no_grad():
                 self.width = self.forward(torch.zeros(1, 3, image_size, image_size)).shape[-1]
-        except Exception as error:  # a backbone that gives something else than one map of features fails somewhere
+        except Exception as error:  # backbones that do not give one map of features fail in various ways
             raise UserError(
                 f"vision: timm's {name!r} makes no tokens of an image of {image_size} pixels with options {options}: "
                 f"{error}; choose another vision.name, image_size or options"
@@ -48,7 +48,7 @@ class VisionEncoder(nn.Module):
     def _check_answer(self, image_size: int, source: str) -> None:
         """Raise UserError if the tokens of two images are the same, or not finite: finite weights can be useless too.
 
-        The second image varies within and between the channels, since some first layers leave constants out.
+        The second image varies within and between the channels, since some first layers ignore constants.
         """
         count = 3 * image_size * image_size
         images = torch.stack((torch.zeros(count), torch.linspace(-1, 1, count))).view(2, 3, image_size, image_size)
@@ -65,10 +65,10 @@ class VisionEncoder(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) normalised pixels -> (B, 1 + N, D) tokens."""
         features = cast("Callable[[torch.Tensor], torch.Tensor]", self.backbone.forward_features)(pixels)
-        if features.ndim == 3:  # (B, prefix + N, D): ViT and kin; class and register tokens are left out
+        if features.ndim == 3:  # (B, prefix + N, D): ViT and similar; class and register tokens are left out
             patches = features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
         else:
-            # ConvNeXt and kin keep their last norm in the head, where it follows the pooling
+            # ConvNeXt and similar keep their last norm in the head, where it follows the pooling
             norm = getattr(getattr(self.backbone, "head", None), "norm", None)
             if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
                 patches = features.flatten(1, 2)
@@ -79,13 +79,13 @@ class VisionEncoder(nn.Module):
 
 
 def _check_shared(backbone: nn.Module, name: str) -> None:
-    """Raise UserError if layers share parameters, which a model folder does not hold."""
+    """Raise UserError if layers share parameters: model folders do not support it."""
     names: dict[int, str] = {}
     for key, value in backbone.state_dict(keep_vars=True).items():
         if names.setdefault(id(value), key) != key:
             raise UserError(
                 f"vision.name: timm's {name!r} shares parameters between layers ({names[id(value)]} and {key}), which "
-                "model folders do not hold; choose another vision.name"
+                "model folders do not support; choose another vision.name"
             )
 
 
@@ -102,7 +102,7 @@ def _create(name: str, image_size: int, options: dict[str, Any], weights: str | 
     try:
         backbone = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0, **arguments)
     except Exception as error:
-        # timm passes on whatever its constructors and the network raise; all of it follows from these settings
+        # timm passes on all that its constructors and the network raise; it follows from these settings
         raise UserError(
             f"vision: timm could not make {name!r} with weights {weights or 'random'}, image_size {image_size} and "
             f"options {options}: {error}"
@@ -115,12 +115,12 @@ def _create(name: str, image_size: int, options: dict[str, Any], weights: str | 
 
 
 def _load(backbone: nn.Module, name: str, path: Path) -> None:
-    """Load a local file, resized and renamed where timm knows how; only a classifier may be left over.
+    """Load a local file; timm resizes and renames its parameters where it can. Only a classifier may remain unused.
 
     Swin's relative position bias tables are resized to the configured window: offsets near the centre keep their
-    values, those farther out are spread in a geometric progression (BEiT), linear in between.
+    values, offsets farther out follow a geometric progression (BEiT), and values in between are linear.
     """
-    if not path.exists() and not path.is_symlink():  # `read` says where a broken link leads
+    if not path.exists() and not path.is_symlink():  # of a broken link, `read` says where it leads
         raise UserError(
             f"vision.weights: no file {path}{near(path)}; give a .safetensors or .pth file, 'pretrained' or 'random'"
         )
@@ -132,7 +132,7 @@ def _load(backbone: nn.Module, name: str, path: Path) -> None:
         missing, unexpected = backbone.load_state_dict(state, strict=False)
     except UserError:
         raise
-    except Exception as error:  # timm's adapters expect the layouts they know and fail in many ways on others
+    except Exception as error:  # timm's converters fail in many ways on other checkpoints
         why = " ".join(str(error).split())
         raise UserError(
             f"vision.weights: {path} does not load into timm's {name!r}: {why}; give the vision.name and the "

@@ -41,13 +41,13 @@ def read(path: Path, load: Callable[[Path], T], key: str = "") -> T:
         return load(path)
     except UserError as error:
         raise UserError(f"{prefix}{error}") from None
-    except Exception as error:  # those of pickles and of safetensors have no common base
+    except Exception as error:  # the errors of pickles and of safetensors have no common base
         raise UserError(f"{prefix}{path} does not load: {_refusal(path, error)}") from error
 
 
 def _refusal(path: Path, error: Exception) -> str:
     """What is wrong with a file whose loading failed with `error`, and how to fix it. PyTorch's own message on pickles
-    advises to turn the protection off."""
+    advises users to turn the protection off."""
     if isinstance(error, OSError):
         return f"{error.strerror or error}; check its permissions and the disk"
     if (content := _content(path)) is not None:
@@ -56,19 +56,19 @@ def _refusal(path: Path, error: Exception) -> str:
         return f"it is truncated, damaged or no safetensors file ({error}); copy or fetch it again"
     try:
         found = get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # it fails in many ways on bytes that are anything
+    except Exception:  # it fails in many ways on arbitrary bytes
         return "it is damaged, or not of the format that torch.save writes since PyTorch 1.6; fetch or save it again"
     if not found:
         return (str(error) or type(error).__name__).splitlines()[0]
     return (
-        f"it holds Python objects ({', '.join(sorted(found))}), and loading those could run code of whoever made the "
-        "file; if you trust it, write its weights alone to a new file: "
+        f"it contains Python objects ({', '.join(sorted(found))}), and loading these could run code of the author of "
+        "the file; if you trust the file, write its weights alone to a new file: "
         "torch.save({'model': torch.load(OLD, weights_only=False)['model']}, NEW)"
     )
 
 
 def _content(path: Path) -> str | None:
-    """What a file holds that is no damaged file of weights but something else, and how to fix it."""
+    """What a file contains instead of weights of the type that its name states, and how to fix it; None if unclear."""
     with path.open("rb") as stream:
         start = stream.read(64)
     if start.startswith(b"version https://git-lfs"):
@@ -76,14 +76,14 @@ def _content(path: Path) -> str | None:
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "it is a web page (HTML), not weights; fetch the file itself"
     if path.suffix == ".safetensors" and start.startswith(b"PK"):
-        return "it holds what torch.save writes, not safetensors; rename it to end in .pth"
+        return "it contains what torch.save writes, not safetensors; rename it to end in .pth"
     if path.suffix != ".safetensors" and start[8:9] == b"{":
-        return "it holds safetensors, not what torch.save writes; rename it to end in .safetensors"
+        return "it contains safetensors, not what torch.save writes; rename it to end in .safetensors"
     return None
 
 
 def shapes(path: Path, key: str) -> Shapes:
-    """Names and shapes of what a file of weights holds, or the files that an index (.index.json) names.
+    """Names and shapes of the tensors in a file of weights, or in the files that an index (.index.json) names.
 
     Raises UserError as `read` does, and if weights are quantised.
     """
@@ -111,18 +111,18 @@ def _safetensors_header(path: Path) -> Header:
 def _pickled_header(path: Path) -> Header:
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, Mapping):
-        raise ValueError(f"it holds a {type(state).__name__}, not weights by name")
+        raise ValueError(f"it contains a {type(state).__name__}, not weights by name")
     tensors = {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
     return {name: (str(value.dtype), tuple(value.shape)) for name, value in tensors.items()}
 
 
 def shapes_of(model: nn.Module) -> Shapes:
-    """Names and shapes of what a model saves."""
+    """Names and shapes of the tensors that a model saves."""
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
 def differences(expected: Shapes, found: Shapes) -> str:
-    """What does not agree between a model's parameters and a file's, as the end of a message; empty if all do."""
+    """How a model's parameters and those of a file differ, as the end of a message; empty if they do not."""
     lists = {
         "missing": sorted(expected.keys() - found.keys()),
         "unexpected": sorted(found.keys() - expected.keys()),
@@ -167,12 +167,12 @@ def compare_sizes(stated: Mapping[str, int], actual: Mapping[str, int], source: 
 
 
 def check_kinds(kinds: Mapping[str, str], source: str) -> None:
-    """Raise UserError if a file holds whole numbers where weights are, as quantised ones do; kinds: dtypes by name."""
+    """Raise UserError if a file has whole numbers for weights, as quantised models do; kinds: dtypes by name."""
     for name, kind in kinds.items():
         if name.endswith(("weight", "bias")) and "f" not in kind.lower():
             raise UserError(
-                f"{source}: {name} holds {kind.removeprefix('torch.')} numbers, where weights are floating point; give "
-                "weights that are not quantised"
+                f"{source}: {name} contains {kind.removeprefix('torch.')} numbers, where weights are floating point; "
+                "give weights that are not quantised"
             )
 
 
@@ -182,7 +182,7 @@ def kinds_of(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def check_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Raise UserError if weights hold NaN or infinity."""
+    """Raise UserError if weights contain NaN or infinity."""
     broken = [name for name, value in state.items() if value.is_floating_point() and not math.isfinite(_extent(value))]
     if broken:
         raise UserError(
@@ -200,10 +200,11 @@ def _extent(value: torch.Tensor) -> float:
 
 
 def outline(build: Callable[[], M], complaint: str) -> M:
-    """What `build` makes, on PyTorch's device `meta`; its random state is left as it is.
+    """The model that `build` makes, on PyTorch's device `meta`: names and shapes without numbers. PyTorch's random
+    state is left as it is.
 
-    Settings may come from anywhere, so that sizes are looked at before memory is taken: raises UserError, beginning
-    with `complaint`, if nothing can be built, or nothing that fits into this machine.
+    Settings may come from anywhere, so that sizes are checked before memory is taken. Raises UserError, beginning with
+    `complaint`, if no model can be built, or if the model does not fit into the memory of this machine.
     """
     count = 0
 
@@ -211,13 +212,13 @@ def outline(build: Callable[[], M], complaint: str) -> M:
         nonlocal count
         count += 1
         if count > _MOST:
-            raise UserError(f"more than {_MOST:,} parameter tensors; no model that is known has as many")
+            raise UserError(f"more than {_MOST:,} parameter tensors; no supported model has as many")
 
     hook = register_module_parameter_registration_hook(counted)
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             model = build()
-    except Exception as error:  # those of timm, transformers and PyTorch have no common base
+    except Exception as error:  # the errors of timm, transformers and PyTorch have no common base
         why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{complaint}: {why}") from error
     finally:
