@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -138,27 +138,25 @@ class RetrievalModel(PreTrainedModel):
         return cls._load(_source(folder), None, student)
 
     @classmethod
-    def _load(
-        cls, source: str | Path, config: RetrievalConfig | None = None, student: dict[str, Any] | None = None
-    ) -> Self:
+    def _load(cls, source: str | Path, config: RetrievalConfig | None, student: dict[str, Any] | None) -> Self:
         """The model of a folder, with the settings of the folder or `config`; student: settings that replace others."""
         folder = hub.find(source, KEY, ("model.safetensors",))
-        path, settings_file = folder / "model.safetensors", folder / "config.json"
+        path, described = folder / "model.safetensors", "config" if config is not None else f"{folder / 'config.json'}"
         if not path.exists() and not path.is_symlink():
             inner = folder / "model"  # of a run's folder
             where = inner if inner.is_dir() else "the folder that `rvlr initialise` or a training has written"
             raise UserError(f"{KEY}: {path}: no such file; give {where}")
         shapes = weights.shapes(path, KEY)
         found = pretrained.read_config(folder, KEY) if config is None else config.to_dict()
-        arguments = settings.check(found, settings_file, shapes) | (student or {})
+        arguments = settings.check(found, described, shapes) | (student or {})
         own = _STUDENT_PARTS if student is not None else ()
-        described = weights.outline(
-            lambda: cls(RetrievalConfig(**arguments)), f"{settings_file} describes no model that can be built"
+        outlined = weights.outline(
+            lambda: cls(RetrievalConfig(**arguments)), f"{described} describes no model that can be built"
         )
-        wrong = weights.differences(*(_without(given, own) for given in (weights.shapes_of(described), shapes)))
+        wrong = weights.differences(*(_without(given, own) for given in (weights.shapes_of(outlined), shapes)))
         if wrong:
-            raise UserError(f"{folder}: model.safetensors and config.json disagree; {wrong}")
-        model = cls(described.config)
+            raise UserError(f"{path} and {described} disagree; {wrong}")
+        model = cls(outlined.config)
         state = _without(weights.read(path, load_file, KEY), own)
         weights.check_finite(state, str(path))
         model.load_state_dict(state, strict=False)  # the parts that only students have are not in the file
@@ -296,7 +294,7 @@ class RetrievalModel(PreTrainedModel):
         return [layer.crossattention.keys_values(image_tokens) for layer in self._fusion_layers()]
 
     def _fusion_layers(self) -> list[FusionLayer]:
-        return [layer for layer in self.fusion_layers if isinstance(layer, FusionLayer)]
+        return cast("list[FusionLayer]", list(self.fusion_layers))
 
     def fuse(
         self,

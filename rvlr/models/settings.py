@@ -2,7 +2,6 @@
 a configuration, and against the weights beside them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict
@@ -82,8 +81,7 @@ AutoConfig.register(RetrievalConfig.model_type, RetrievalConfig, exist_ok=True)
 def _section(given: S | Mapping[str, Any] | None, key: str, kind: type[S]) -> S:
     if isinstance(given, kind):
         return given
-    found: S = config.parse(given or {}, key, kind)
-    return found
+    return config.parse(given or {}, key, kind)
 
 
 class _Saved(Section):
@@ -103,24 +101,24 @@ class _Saved(Section):
     fresh_heads: bool = True
 
 
-def check(found: dict[str, Any], path: Path, shapes: weights.Shapes) -> dict[str, Any]:
+def check(found: dict[str, Any], source: str, shapes: weights.Shapes) -> dict[str, Any]:
     """The arguments of the `RetrievalConfig` that a config.json describes, for weights of these shapes.
 
-    path: names the settings in messages. Raises UserError with the key of a setting that is missing, out of range, or
+    source: names the settings in messages. Raises UserError with the key of a setting that is missing, out of range, or
     of another size than the weights.
     """
     if found.get("model_type") != RetrievalConfig.model_type:
         raise UserError(
-            f"{KEY}: {path} describes a {found.get('model_type')!r} model, not one that rvlr made; give the folder "
+            f"{KEY}: {source} describes a {found.get('model_type')!r} model, not one that rvlr made; give the folder "
             "that `rvlr initialise`, a training or `rvlr import-checkpoint` has written"
         )
-    checked: _Saved = config.parse(found, str(path), _Saved)
+    checked = config.parse(found, source, _Saved)
     text, size = checked.text, checked.bert
     if text.max_tokens > size.max_position_embeddings:
         raise UserError(
-            f"{path}: text.max_tokens is {text.max_tokens}, bert has {size.max_position_embeddings} positions"
+            f"{source}: text.max_tokens is {text.max_tokens}, bert has {size.max_position_embeddings} positions"
         )
-    weights.compare_sizes(_stated(checked), _actual(shapes), f"{KEY}: {path}")
+    weights.compare_sizes(_stated(checked), _actual(shapes), f"{KEY}: {source}")
     return found | checked.model_dump(mode="json", exclude={"bert"})
 
 
