@@ -12,7 +12,6 @@ import pytest
 
 from rvlr import files
 from rvlr.errors import UserError
-from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel
 from rvlr.ownership import LEDGER
 
@@ -30,7 +29,8 @@ def modes(folder: Path) -> dict[str, int]:
 
 def test_permissions_follow_the_umask(umask: int, tiny_model: Path, tmp_path: Path) -> None:
     """Also of files that a library makes its own way: safetensors writes with 0600."""
-    build.save(RetrievalModel.from_pretrained(tiny_model), tmp_path / "made/model")
+    with files.atomic_folder(tmp_path / "made/model") as folder:
+        RetrievalModel.from_pretrained(tiny_model).save_pretrained(folder)
     with files.atomic_file(tmp_path / "rankings.npz") as temporary:
         np.savez(temporary, values=np.zeros(3))
     files.write_json(tmp_path / "about.json", {})

@@ -81,7 +81,7 @@ def test_the_schedule_shows_every_caption_once_an_epoch_in_a_new_order_and_resum
 
 
 def test_optimiser_groups(tiny_model: Path) -> None:
-    task = TeacherTask(build.load(tiny_model)[0], config.TeacherWeights())
+    task = TeacherTask(RetrievalModel.from_pretrained(tiny_model), config.TeacherWeights())
     section = config.Training(learning_rate=1e-4, lr_mult=3, weight_decay=0.1)
     names = {id(parameter): name for name, parameter in task.model.named_parameters()}
     seen = {}
@@ -202,11 +202,10 @@ def test_killed_at_random_and_resumed_gives_the_same_bits(
 @pytest.fixture
 def steady_model(tiny_model: Path, tmp_path: Path) -> Path:
     """The tiny model without what differs between processes by design: dropout and local batch statistics."""
-    model, tokenizer = build.load(tiny_model)
+    model = RetrievalModel.from_pretrained(tiny_model)
     model.config.vision = model.config.vision.model_copy(update={"frozen": True})
     model.config.bert.hidden_dropout_prob = model.config.bert.attention_probs_dropout_prob = 0.0
     model.save_pretrained(tmp_path / "steady")
-    tokenizer.save_pretrained(tmp_path / "steady")
     return tmp_path / "steady"
 
 
@@ -337,7 +336,7 @@ def test_backward_gives_the_same_bits_every_time(tiny_data: Path, tmp_path: Path
     size = {"hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 192, "hidden_dropout_prob": 0.0}
     settings = {**TINY_MODEL, "text": {**TINY_MODEL["text"], "size": size}}
     build.initialise(config.parse(settings, "test", config.Model), 0, ["a b c d e f g h"], tmp_path / "model")
-    task = TeacherTask(build.load(tmp_path / "model")[0], config.TeacherWeights()).eval()
+    task = TeacherTask(RetrievalModel.from_pretrained(tmp_path / "model"), config.TeacherWeights()).eval()
     batch = {
         "pixels": torch.randn(64, 3, 32, 32),
         "input_ids": torch.randint(5, 12, (64, 20)),
@@ -389,5 +388,5 @@ def test_a_pair_of_single_modal_models_teaches(tiny_data: Path, tiny_model: Path
     assert (stored.image.shape, stored.text.shape) == ((24, 1280), (48, 384))
     paths = paths_in(tmp_path, tiny_model, tiny_data, tmp_path / "features")
     train(student_section(training={**TINY_TRAINING, "epochs": 1}), 0, paths)
-    model, _ = build.load(paths.output / "model")
+    model = RetrievalModel.from_pretrained(paths.output / "model")
     assert model.config.teacher_widths == [1280, 384]

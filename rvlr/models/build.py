@@ -44,7 +44,8 @@ def initialise(section: config.Model, seed: int, captions: Sequence[str], output
     if source is not None:
         _copy_bert(source, model)
     model.tokenizer = tokenizer
-    save(model, output)
+    with files.atomic_folder(output) as folder:
+        model.save_pretrained(folder)
     logger.info("initial model with %.1f million parameters in %s", model.num_parameters() / 1e6, output)
 
 
@@ -79,9 +80,3 @@ def _copy_bert(source: BertModel, model: RetrievalModel) -> None:
         logger.info(
             "the checkpoint has no layers left for %d of the fusion layers; they start from random weights", fresh
         )
-
-
-def save(model: RetrievalModel, output: Path) -> None:
-    """Write a model folder, complete or not at all."""
-    with files.atomic_folder(output) as folder:
-        model.save_pretrained(folder)

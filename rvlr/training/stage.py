@@ -23,7 +23,6 @@ from rvlr.errors import UserError
 from rvlr.evaluation.corrected import recalls
 from rvlr.evaluation.scoring import score as score_split
 from rvlr.log import logger
-from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel
 from rvlr.training import record, start
 from rvlr.training.checkpoint import FORMAT, ResumeFolder
@@ -155,7 +154,7 @@ def _write(
             files.atomic_folder(output / "tensorboard") as events,
             files.atomic_file(output / "metrics.jsonl") as metrics,
         ):
-            build.write(model, model.tokenizer, model_folder)
+            model.save_pretrained(model_folder)
             shutil.copytree(engine.resume.folder / TENSORBOARD, events, dirs_exist_ok=True)
             metrics.write_text(record.text_of(engine.state.lines), encoding="utf-8")
             written = {"model": model_folder / "model.safetensors", "metrics": metrics}
