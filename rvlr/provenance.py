@@ -51,7 +51,7 @@ def _commit() -> str | None:
 def collect() -> dict[str, Any]:
     """What made a result: version, commit, platform and the versions that numbers depend on. Contains no time
     stamps, so that the same run writes the same bytes."""
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             packages[name] = version(name)

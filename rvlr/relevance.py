@@ -244,4 +244,5 @@ def _score_coco(lcs: np.ndarray, lengths: np.ndarray, reference_lengths: np.ndar
     recall = np.maximum.reduceat(lcs / reference_lengths, starts, axis=1)
     joined = recall + BETA**2 * precision
     # the best precision is 0 only if the best recall is
-    return (1 + BETA**2) * precision * recall / np.where(joined > 0, joined, 1)
+    score: np.ndarray = (1 + BETA**2) * precision * recall / np.where(joined > 0, joined, 1)
+    return score

@@ -28,7 +28,7 @@ def photograph(shared: Path) -> Image.Image:
 
 
 def apply(name: str, image: Image.Image, magnitude: int = 7, sign: int = 1) -> np.ndarray:
-    return np.asarray(RandAugment(1, magnitude)._apply(name, image, sign)).astype(int)
+    return np.asarray(RandAugment(1, magnitude)._change(name, image, sign)).astype(int)
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -42,9 +42,9 @@ class Recorder(RandAugment):
         super().__init__(operations, magnitude)
         self.drawn: list[tuple[str, int]] = []
 
-    def _apply(self, name: str, image: Image.Image, sign: int) -> Image.Image:
+    def _change(self, name: str, image: Image.Image, sign: int) -> Image.Image:
         self.drawn.append((name, sign))
-        return super()._apply(name, image, sign)
+        return super()._change(name, image, sign)
 
 
 def test_two_of_ten_operations_are_drawn_evenly() -> None:

@@ -177,7 +177,7 @@ def test_every_address_is_named_with_what_happened(server: Server, target: Path)
 def test_without_addresses_the_message_says_where_to_ask(target: Path) -> None:
     with pytest.raises(UserError, match=r"ask for the file at https://shannon\.cs\.illinois\.edu.*existing: PATH"):
         download.fetch("flickr30k-images", Origin(), target)
-    assert "no address is known; give the file at hand" in failure(target)
+    assert "no address is known; give a file that you have" in failure(target)
 
 
 @pytest.mark.parametrize("validator", [{"tag": '"1"'}, {"tag": 'W/"1"', "date": DATE}])

@@ -274,7 +274,7 @@ def test_jpegs_are_reduced_by_what_divides_them(
 def test_no_crop_is_enlarged_because_its_image_was_reduced(smallest: float, stretch: float) -> None:
     augmentation = config.Augmentation(scale=(smallest, 1.0), randaugment=None)
     transform = training_transform(384, MEAN, STD, augmentation)
-    crop = transform.transforms[0]
+    crop = transform.transforms.transforms[0]
     assert isinstance(crop, v2.RandomResizedCrop)
     reduced = Image.new("L", (round(transform.at_least * stretch), transform.at_least))
     torch.manual_seed(0)

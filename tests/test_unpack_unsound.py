@@ -82,8 +82,11 @@ ZEROS = bytes(3 * 2**20)
 
 # what makes the archive, and what the message must hold besides its path
 REFUSALS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
-    "zip, parent": (lambda a: make_zip(a, [ONE, ("train/../../x.jpg", b"")]), ["'train/../../x.jpg' has '..'"]),
-    "zip, no image": (lambda a: make_zip(a, [ONE, ("../x.sh", b"")]), ["'../x.sh' has '..'"]),
+    "zip, parent": (
+        lambda a: make_zip(a, [ONE, ("train/../../x.jpg", b"")]),
+        ["'train/../../x.jpg' is unsafe ("],
+    ),
+    "zip, no image": (lambda a: make_zip(a, [ONE, ("../x.sh", b"")]), ["'../x.sh' is unsafe ("]),
     "zip, absolute": (lambda a: make_zip(a, [ONE, ("/etc/x.jpg", b"")]), ["'/etc/x.jpg' has an absolute name"]),
     "zip, backslash": (lambda a: make_zip(a, [ONE, ("..\\x.jpg", b"")]), [r"'..\\x.jpg' has", "a backslash"]),
     "zip, drive": (lambda a: make_zip(a, [ONE, ("c:x.jpg", b"")]), ["'c:x.jpg' has", "a drive letter"]),
@@ -104,7 +107,10 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     ),
     "zip, huge": (huge_zip, ["'800.jpg' makes the whole larger than 200 GiB"]),
     "zip, overlap": (overlapping, ["'0.jpg' lies over other members"]),
-    "tar, parent": (lambda a: make_tar(a, [ONE, ("../x.jpg", b"")]), ["'../x.jpg' has '..'"]),
+    "tar, parent": (
+        lambda a: make_tar(a, [ONE, ("../x.jpg", b"")]),
+        ["'../x.jpg' is unsafe ("],
+    ),
     "tar, absolute": (lambda a: make_tar(a, [ONE, ("/etc/x.jpg", b"")]), ["'/etc/x.jpg' has an absolute name"]),
     "tar, backslash": (lambda a: make_tar(a, [ONE, ("a\\x.jpg", b"")]), [r"'a\\x.jpg' has", "a backslash"]),
     "tar, symlink": (
@@ -134,7 +140,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "tar, sparse": (lambda a: bare_header(a, tarfile.GNUTYPE_SPARSE, 0), ["'a.jpg' is a link, a device or a sparse"]),
     "tar, zero byte": (
         lambda a: make_tar(a, [ONE, (tar_info("x", tarfile.REGTYPE, pax_headers={"path": "x.jpg\0y"}), b"")]),
-        [r"'x.jpg\x00y' has '..' or a zero byte"],
+        [r"'x.jpg\x00y' is unsafe (", "null"],
     ),
     "tar, negative": (lambda a: bare_header(a, tarfile.REGTYPE, -512), ["'a.jpg' declares -512 bytes"]),
 }
@@ -204,7 +210,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
 
 @pytest.mark.parametrize("case", [*REFUSALS, *DAMAGED])
 def test_unsound_archives(case: str, tmp_path: Path) -> None:
-    """One message with archive, member and mend; no folder. What means harm has nothing of it written."""
+    """One message with archive, member and what to do; no folder. What means harm has nothing of it written."""
     make, fragments = (REFUSALS | DAMAGED)[case]
     archive = make(tmp_path / "train.zip")
     images = 3 if case.startswith("too") else None

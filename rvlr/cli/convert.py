@@ -7,7 +7,7 @@ import typer
 
 from rvlr import config, log
 from rvlr.cli.options import App, CaptionsPerImage, LogFile
-from rvlr.ownership import check_paths
+from rvlr.ownership import Paths, check_paths
 
 app = App()
 
@@ -58,7 +58,13 @@ def import_features(
 ) -> None:
     """Turn the authors' teacher features, one row a caption, into those that students are trained with."""
     log.setup(log_file)
-    given = {"--image": image, "--text": text, "--annotations": annotations, "--split": split, "--log-file": log_file}
+    given: dict[str, Paths] = {
+        "--image": image,
+        "--text": text,
+        "--annotations": annotations,
+        "--split": split,
+        "--log-file": log_file,
+    }
     check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
     from rvlr.convert import features as converted
     from rvlr.data.records import read_split

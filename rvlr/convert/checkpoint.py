@@ -93,7 +93,8 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
     weights.check_kinds(weights.kinds_of(state), str(checkpoint))
     model = RetrievalModel(described)
     model.load_state_dict(converted)
-    return Imported(model.eval(), used, ignored, {ours: why for ours, (_, why) in absent.items()}, given)
+    torch.nn.Module.eval(model)
+    return Imported(model, used, ignored, {ours: why for ours, (_, why) in absent.items()}, given)
 
 
 def save(found: Imported, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
@@ -131,8 +132,8 @@ def _load(path: Path) -> tuple[State, Mapping[str, Any]]:
 
 def _read_sizes(path: Path, keys: Mapping[str, type]) -> dict[str, Any]:
     """The JSON file of an encoder, with its sizes: whole numbers above 0, or lists of them."""
-    sizes = files.read_json(path)
-    wrong = [key for key, kind in keys.items() if not isinstance(sizes, dict) or not _is_size(sizes.get(key), kind)]
+    sizes: dict[str, Any] = files.read_json(path)
+    wrong = [key for key, kind in keys.items() if not _is_size(sizes.get(key), kind)]
     if wrong:
         raise UserError(f"{path}: no sizes {', '.join(wrong)}; give the JSON file that the authors' code was given")
     return sizes

@@ -86,7 +86,8 @@ def export_features(folder: Path, split: Split, annotations: Sequence[Path], out
 
 
 def _take(array: np.ndarray, index: np.ndarray, first: int, last: int) -> np.ndarray:
-    return array[index[first:last]]
+    rows: np.ndarray = array[index[first:last]]
+    return rows
 
 
 def _open_features(path: Path, count: int) -> np.ndarray:

@@ -69,7 +69,7 @@ def match(wanted: Sequence[Row], given: Sequence[Row], wants: str, gives: str) -
 
 def pick(rows: np.ndarray, index: np.ndarray, path: Path) -> np.ndarray:
     """The rows `index` of the file `path`. Raises UserError naming one that holds NaN or infinity."""
-    picked = rows[index]
+    picked: np.ndarray = rows[index]
     wrong = arrays.first_not_finite(picked)
     if wrong is not None:
         raise UserError(
@@ -93,7 +93,7 @@ class Scatter:
     def add(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Add the rows of some groups, group by group of `counts` rows each; returns the means, float64."""
         rows, starts = rows.astype(np.float64), np.cumsum(counts) - counts
-        means = np.add.reduceat(rows, starts) / counts[:, None]
+        means: np.ndarray = np.add.reduceat(rows, starts) / counts[:, None]
         apart = rows - means.repeat(counts, axis=0)
         self.rows, self.groups = self.rows + len(rows), self.groups + len(counts)
         self.largest = max(self.largest, float(np.abs(apart).max()))

@@ -1,8 +1,8 @@
 """Images: decoding, the fixed transform of evaluation and the random one of training.
 
 Every stage decodes an image the same way, with `decode`: upright by EXIF and RGB. Transparent images lie on white,
-16-bit grey is scaled to 8 bits, colour profiles are ignored. METHOD.md, "Training": RandomResizedCrop, horizontal flip,
-RandAugment; evaluation resizes to a square, bicubic.
+16-bit grey is scaled to 8 bits, colour profiles are ignored. docs/METHOD.md, "Training": RandomResizedCrop, horizontal
+flip, RandAugment; evaluation resizes to a square, bicubic.
 """
 
 import errno
@@ -10,7 +10,7 @@ import math
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,11 +40,11 @@ _TURNS = {
 
 
 class ImageError(Exception):
-    """What is wrong with an image file, in words that follow its name, and how to mend it."""
+    """What is wrong with an image file, in words that follow its name, and how to fix it."""
 
 
 class Stored(NamedTuple):
-    """How a file holds its image: Pillow's names of format and mode, whether EXIF turns it, and its bytes."""
+    """How a file stores its image: Pillow's names of format and mode, whether EXIF turns it, and the file's bytes."""
 
     format: str
     mode: str
@@ -61,7 +61,7 @@ def load_image(path: Path, at_least: int | None = None) -> Image.Image:
 
 
 def decode(path: Path, at_least: int | None = None) -> tuple[Image.Image, Stored]:
-    """One image as RGB, turned upright, and how the file held it. Raises ImageError.
+    """One image as RGB, turned upright, and how the file stored it. Raises ImageError.
 
     at_least: a JPEG may come at half, a quarter or an eighth of its size, which is faster, as long as no side falls
     below so many pixels. Only sizes that the factor divides are reduced: else the decoder pads the image, and all of it
@@ -74,9 +74,9 @@ def decode(path: Path, at_least: int | None = None) -> tuple[Image.Image, Stored
         if status.st_size == 0:
             raise ImageError("is an empty file (0 bytes); replace it")
         with path.open("rb") as stream, Image.open(stream, formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # Pillow itself refuses twice as many
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # Pillow itself refuses twice as many
                 raise Image.DecompressionBombError
-            stored = Stored(image.format, image.mode, _orientation(image) in _TURNS, status.st_size)
+            stored = Stored(image.format or "", image.mode, _orientation(image) in _TURNS, status.st_size)
             if at_least is not None:
                 _reduce(image, at_least)
             return upright(image), stored
@@ -90,7 +90,7 @@ def decode(path: Path, at_least: int | None = None) -> tuple[Image.Image, Stored
         known = ", ".join(IMAGE_FORMATS)
         raise ImageError(f"is not an image in a known format ({known}); convert or replace it") from None
     except Exception as error:  # on damaged files the decoders raise almost anything
-        if getattr(error, "filename", None) is not None:  # the system refuses to open it
+        if isinstance(error, OSError) and error.filename is not None:  # the system refuses to open it
             advice = "shorten its name" if error.errno == errno.ENAMETOOLONG else "check the file and its permissions"
             raise ImageError(f"cannot be read: {error.strerror}; {advice}") from error
         raise ImageError(f"cannot be read: {str(error) or type(error).__name__}; replace it") from error
@@ -104,8 +104,9 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation. `ImageOps.exif_transpose` would also write the EXIF anew, which fails on odd ones."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
+    """EXIF's orientation. `ImageOps.exif_transpose` would also write the EXIF again, which fails on odd ones."""
+    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation
 
 
 def _reduce(image: Image.Image, at_least: int) -> None:
@@ -132,17 +133,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 # --- transforms ---------------------------------------------------------------------------------------------------
 
 
-class ImageTransform(v2.Compose):
-    """Steps from a PIL image to a tensor, and how many pixels an image of reduced size (`load_image`) must keep on each
-    side for them."""
+class ImageTransform:
+    """Steps from a PIL image to a tensor (3, H, W), and how many pixels an image of reduced size (`load_image`) must
+    keep on each side for them."""
 
     def __init__(self, steps: Sequence[torch.nn.Module], at_least: int | None) -> None:
-        super().__init__(steps)
-        self.at_least = at_least
+        self.transforms, self.at_least = v2.Compose(steps), at_least
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        pixels: torch.Tensor = self.transforms(image)
+        return pixels
 
 
 class RandAugment(torch.nn.Module):
-    """`operations` random changes of strength `magnitude` (of 10): METHOD.md, "Training". Expects a PIL image.
+    """`operations` random changes of strength `magnitude` (of 10): docs/METHOD.md, "Training". Expects a PIL image.
 
     Brightness and sharpness are scaled by 0.1 + 1.8 m/10; shear is 0.3 m/10, translation 10 pixels m/10 and rotation
     30 degrees m/10, each to a random side, the uncovered area filled with grey.
@@ -168,19 +172,17 @@ class RandAugment(torch.nn.Module):
     def forward(self, image: Image.Image) -> Image.Image:
         for choice in torch.randint(len(self.NAMES), (self.operations,)).tolist():
             sign = 1 if torch.rand(()) < 0.5 else -1
-            image = self._apply(self.NAMES[choice], image, sign)
+            image = self._change(self.NAMES[choice], image, sign)
         return image
 
-    def _apply(self, name: str, image: Image.Image, sign: int) -> Image.Image:
+    def _change(self, name: str, image: Image.Image, sign: int) -> Any:  # an image; torchvision has no types
         factor = 0.1 + 1.8 * self.strength
         if name == "identity":
             return image
         if name in ("autocontrast", "equalize"):
             return getattr(F, name)(image)
-        if name == "brightness":
-            return F.adjust_brightness(image, factor)
-        if name == "sharpness":
-            return F.adjust_sharpness(image, factor)
+        if name in ("brightness", "sharpness"):
+            return getattr(F, f"adjust_{name}")(image, factor)
         angle, translate, shear = 0.0, [0.0, 0.0], [0.0, 0.0]
         axis = 0 if name.endswith("x") else 1
         if name == "rotate":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
-from torch.utils.data.dataloader import _BaseDataLoaderIter
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from transformers import PreTrainedTokenizerBase
 
 from rvlr.data.features import Features
@@ -25,6 +25,8 @@ from rvlr.data.text import tokenise
 from rvlr.errors import UserError
 
 Batch = dict[str, torch.Tensor]
+Sample = tuple[torch.Tensor, str, int, int]
+"""Pixels (3, H, W), a caption, and the indices of image and caption."""
 
 
 class TrainingSchedule(Sampler[list[tuple[int, int]]]):
@@ -58,14 +60,14 @@ class TrainingSchedule(Sampler[list[tuple[int, int]]]):
             yield [(epoch, int(caption)) for caption in order[begin : begin + share]]
 
 
-class TrainingPairs(Dataset):
+class TrainingPairs(Dataset[Sample]):
     """Images with one caption each; indexed by (epoch, caption)."""
 
     def __init__(self, split: Split, transform: ImageTransform, seed: int) -> None:
         split.check_images()
         self.split, self.transform, self.seed = split, transform, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, str, int, int]:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, caption = key
         image = int(self.split.caption_image[caption])
         picture = load_image(self.split.path(image), self.transform.at_least)
@@ -86,7 +88,7 @@ class PairCollator:
         self.tokenizer, self.max_words, self.max_tokens = tokenizer, max_words, max_tokens
         self.features = features
 
-    def __call__(self, samples: Sequence[tuple[torch.Tensor, str, int, int]]) -> Batch:
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
         pixels, captions, images, indices = zip(*samples, strict=True)
         batch = {
             "pixels": torch.stack(pixels),
@@ -100,7 +102,7 @@ class PairCollator:
         return batch
 
 
-class Images(Dataset):
+class Images(Dataset[torch.Tensor]):
     """The images `first` to `last` - 1 of a split, one tensor each."""
 
     def __init__(self, split: Split, transform: ImageTransform, first: int, last: int) -> None:
@@ -131,15 +133,15 @@ _SHARED = (
 )
 
 
-class Loader(DataLoader):
+class Loader(DataLoader[Any]):
     """A DataLoader whose faults reach the user as one message: a UserError of a worker process comes back as it was
     raised, and the end of a worker names the setting to change."""
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset[Any],
         workers: int,
-        collate: Callable[[Sequence[Any]], Any] = default_collate,
+        collate: Callable[[list[Any]], Any] = default_collate,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -150,7 +152,7 @@ class Loader(DataLoader):
             **options,
         )
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # PyTorch names a private class
         """Raises UserError."""
         others = multiprocessing.active_children()
         try:
@@ -159,12 +161,13 @@ class Loader(DataLoader):
             for worker in set(multiprocessing.active_children()).difference(others):
                 worker.kill()  # those that did start would wait for ever
             for frame, _ in traceback.walk_tb(error.__traceback__):
-                if isinstance(half := frame.f_locals.get("self"), _BaseDataLoaderIter):
+                if isinstance(half := frame.f_locals.get("self"), _MultiProcessingDataLoaderIter):
                     half._shutdown = True  # or it prints a traceback: it cannot end what it has not started
             raise UserError(f"{self.num_workers} worker processes cannot start: {error.strerror}; {_FEWER}") from error
         if self.num_workers == 0:
             end: Callable[[], object] = bool
         else:
+            assert isinstance(batches, _MultiProcessingDataLoaderIter)
             _name_killed_workers()
             # workers that wait ignore the signal by which Python ends them, should the program end with them alive
             end = Finalize(None, batches._shutdown_workers, exitpriority=100)
@@ -186,12 +189,12 @@ class _Fault:
     message: str
 
 
-class _Guarded(Dataset):
-    def __init__(self, dataset: Dataset) -> None:
+class _Guarded(Dataset[Any]):
+    def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset)  # type: ignore[arg-type]  # PyTorch does not declare __len__
 
     def __getitem__(self, key: Any) -> Any:
         try:
@@ -201,10 +204,10 @@ class _Guarded(Dataset):
 
 
 class _GuardedCollate:
-    def __init__(self, collate: Callable[[Sequence[Any]], Any]) -> None:
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
         self.collate = collate
 
-    def __call__(self, samples: Sequence[Any]) -> Any:
+    def __call__(self, samples: list[Any]) -> Any:
         for sample in samples:
             if isinstance(sample, _Fault):
                 return sample

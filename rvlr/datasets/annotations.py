@@ -89,7 +89,8 @@ class Part:
 def _image_path(value: str, info: ValidationInfo) -> str:
     """The path below the image root. `info.context` are the folders that images may lie in, any if there are none;
     where that is only one, it may be left out."""
-    folders, path = info.context, PurePosixPath(value)
+    folders: Sequence[str] = info.context or ()
+    path = PurePosixPath(value)
     if len(folders) == 1 and len(path.parts) == 1:
         path = folders[0] / path
     elsewhere = folders and (len(path.parts) < 2 or path.parts[0] not in folders)

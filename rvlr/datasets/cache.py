@@ -42,7 +42,7 @@ def build(splits: Sequence[Split], section: config.Cache, folder: Path, threads:
     root, names = distinct_images(splits)
     if any(name.split("/")[0] == _ABOUT for name in names):
         raise UserError(f"{root / _ABOUT}: the cache has a file of that name itself; rename the image")
-    about = {
+    about: dict[str, Any] = {
         "settings": section.model_dump(),
         "image_root": str(root),
         "splits": {split.name: split.checksum for split in splits},

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from rvlr.config import DOWNLOADS, Coco, Flickr30K, VizWiz
+from rvlr.config.sections import Counts
 from rvlr.config.sources import SOURCES
 from rvlr.data.records import FEWEST, SPLITS, Check, Record, shuffled, write_splits
 from rvlr.datasets import annotations
@@ -186,7 +187,7 @@ def _check_counts(section: PublicSection, splits: Splits, parts: Mapping[str, Pa
     number than the published."""
     faults = []
     official = section.annotations == "official"
-    published = type(section)(kind=section.kind).counts
+    published: Counts = type(section).model_fields["counts"].default
     for name in SPLITS:
         found, expected, paper = len(splits[name]), getattr(section.counts, name), getattr(published, name)
         place = parts[name].file.place
@@ -210,7 +211,7 @@ def _check_counts(section: PublicSection, splits: Splits, parts: Mapping[str, Pa
 
 def _cut_captions(section: PublicSection, splits: Splits, notes: Notes) -> None:
     """Keep the first `captions_per_image` captions of each image, in train for Flickr30K only."""
-    limit, published = section.captions_per_image, type(section)(kind=section.kind).captions_per_image
+    limit, published = section.captions_per_image, type(section).model_fields["captions_per_image"].default
     names = SPLITS if isinstance(section, Flickr30K) else ("val", "test")
     for name in names:
         splits[name] = [replace(record, captions=record.captions[:limit]) for record in splits[name]]

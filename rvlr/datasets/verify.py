@@ -34,7 +34,9 @@ def verify(splits: Sequence[Split], stamp: Path, threads: int = THREADS) -> None
         old.unlink(missing_ok=True)
     root, names = distinct_images(splits)
     faults = Faults(root)
-    formats, modes, turned, size = Counter(), Counter(), 0, 0
+    formats: Counter[str] = Counter()
+    modes: Counter[str] = Counter()
+    turned = size = 0
     found = in_threads(partial(inspect, root=root), names, threads, "verify images")
     for name, stored in zip(names, found, strict=True):
         if isinstance(stored, ImageError):

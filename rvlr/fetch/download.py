@@ -1,4 +1,4 @@
-"""Fetching: from the source of one file, its addresses or a file at hand, to a complete and checked target.
+"""Fetching: from the origin of one file, its addresses or an existing file, to a complete and checked target.
 
 Meanwhile three files lie beside the target NAME: `.NAME.partial` holds the bytes that have come, `.NAME.partial.json`
 what the server said of the file, and `.NAME.lock` makes a second process wait. A broken transfer resumes from its last
@@ -34,7 +34,7 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)$")
 class Patience:
     """How long an address is tried; times in seconds.
 
-    attempts: failures in a row; one that went on from a kept part and brought more of it counts as the first. connect,
+    attempts: failures in a row; an attempt that resumed from a kept part and added to it counts as the first. connect,
     read: how long to wait for a connection and for the next bytes. back_off: the longest first wait between attempts;
     it doubles with each, up to longest_wait, which also bounds what a server may ask for.
     """
@@ -68,9 +68,9 @@ def fetch(name: str, source: Origin, target: Path, unpacked: bool = False, patie
     does, since they are compressed already.
 
     With `source.existing`, `target` becomes a link to that file; without, such a link is replaced. The addresses are
-    tried in order, and a part that an earlier run left is gone on from if the server still has the same file, or if its
+    tried in order, and a part that an earlier run left is resumed if the server still has the same file, or if its
     checksum is known. Several processes may fetch the same target: one does, the others wait. Raises UserError if no
-    address gives the file, the file at hand is missing or another one, or the disk is too small.
+    address gives the file, the existing file is missing or another one, or the disk is too small.
     """
     try:
         with files.alone(target):
@@ -91,7 +91,7 @@ def fetch(name: str, source: Origin, target: Path, unpacked: bool = False, patie
 
 
 def _link(name: str, source: Origin, file: Path, target: Path) -> None:
-    """Check the file at hand and make `target` a link to it."""
+    """Check an existing file and make `target` a link to it."""
     where = f"sources.{name}: existing: {file}"
     try:
         files.check_file(file)
@@ -115,7 +115,7 @@ class _Transfer:
         self.part = files.unfinished(target)
         self.about = self.part.with_name(f"{self.part.name}.json")
         self.inherited = False  # the part holds bytes of an earlier run or another address
-        self.start = 0  # the byte from which this attempt went on
+        self.start = 0  # the byte from which this attempt resumed
         self.back_off = wait_random_exponential(multiplier=patience.back_off, max=patience.longest_wait)
 
     def run(self) -> None:
@@ -147,8 +147,8 @@ class _Transfer:
             retry=retry_if_exception_type(_BrokenError),
             stop=stop_after_attempt(self.patience.attempts),
             wait=self._wait,
-            after=self._count_anew,
-            before_sleep=self._tell,
+            after=self._reset_count,
+            before_sleep=self._log_failure,
             reraise=True,
         )
         try:
@@ -164,7 +164,7 @@ class _Transfer:
         self._discard()
         if not inherited:
             raise _RefusedError(f"a wrong file: {problem}")
-        logger.warning("sources.%s: the part that was kept was wrong (%s); starting anew", self.name, problem)
+        logger.warning("sources.%s: the part that was kept was wrong (%s); starting again", self.name, problem)
         self._bring(address)
 
     def _attempt(self, address: str) -> None:
@@ -213,18 +213,19 @@ class _Transfer:
             raise _BrokenError(f"{kept:,} of {total:,} bytes came")
 
     def _said(self, kept: int) -> dict[str, Any]:
-        """What the server said of the file of which `kept` bytes are there; nothing if that is not known any more."""
+        """What the server said of the file of which `kept` bytes are there; nothing if that is unknown."""
         if not kept or not self.about.exists():
             return {}
         try:
-            return files.read_json(self.about)
+            about: dict[str, Any] = files.read_json(self.about)
+            return about
         except UserError as error:
             logger.warning("sources.%s: %s; removed", self.name, error)
             self.about.unlink()
             return {}
 
     def _examine(self, answer: requests.Response, ranged: bool) -> int | None:
-        """The size of the whole file, None if the answer does not tell; raises if the answer brings no bytes of it."""
+        """The size of the whole file, None if the answer does not say; raises if the answer brings no bytes of it."""
         status, said = answer.status_code, f"HTTP {answer.status_code} {answer.reason}"
         if status in (408, 429) or status >= 500:
             raise _BrokenError(said, _retry_after(answer))
@@ -237,11 +238,11 @@ class _Transfer:
             raise _RefusedError(f"a wrong file: {total:,} bytes found, {self.source.size:,} expected")
         if status == 416:
             self._discard()
-            raise _BrokenError(f"{said}: what was kept is no part of the file; starting anew")
+            raise _BrokenError(f"{said}: what was kept is no part of the file; starting again")
         checkable = self.source.size or self.source.checksum or answer.raw.chunked
         if total is None and status == 200 and not checkable:
             raise _RefusedError(
-                "the server does not say how long the file is, so nothing tells whether all of it came; "
+                "the server does not say how long the file is, so whether all of it came cannot be checked; "
                 f"give its size or checksum, sources: {{{self.name}: {{size: BYTES}}}}"
             )
         return total
@@ -255,12 +256,12 @@ class _Transfer:
             raise _RefusedError(f"the server compresses the file (Content-Encoding: {encoding}), unasked")
 
     def _check_same(self, answer: requests.Response, kept: int, totals: set[int | None], validator: str | None) -> None:
-        """Discard the part and raise `_BrokenError` unless the answer goes on from its end, in the same file, whose
+        """Discard the part and raise `_BrokenError` unless the answer continues at its end, in the same file, whose
         `totals`, where known, and `validator`, if any, must agree."""
         same = validator is None or _validator(answer) in (None, validator)
         if not same or _content_range(answer)[0] != kept or len(totals - {None}) > 1:
             self._discard()
-            raise _BrokenError("the server's file is another one than the part that was kept; starting anew")
+            raise _BrokenError("the server's file is another one than the part that was kept; starting again")
 
     def _check_room(self, total: int | None, kept: int) -> None:
         if total is None:
@@ -281,24 +282,30 @@ class _Transfer:
         self.about.unlink(missing_ok=True)
 
     def _wait(self, state: RetryCallState) -> float:
-        asked = state.outcome.exception().wait
+        asked = _failure(state).wait
         return min(asked, self.patience.longest_wait) if asked else self.back_off(state)
 
-    def _count_anew(self, state: RetryCallState) -> None:
-        # only for transfers that were gone on from: a server without ranges that always breaks off must come to an end
+    def _reset_count(self, state: RetryCallState) -> None:
+        # only for transfers that were resumed: those from a server without ranges that always breaks off must end
         if 0 < self.start < self._length():
             state.attempt_number = 1
 
-    def _tell(self, state: RetryCallState) -> None:
-        failure, wait = state.outcome.exception(), state.upcoming_sleep
-        logger.warning("sources.%s: %s: %s; again in %.1f s", self.name, _shown(state.args[0]), failure, wait)
+    def _log_failure(self, state: RetryCallState) -> None:
+        address, failure, wait = _shown(state.args[0]), _failure(state), state.upcoming_sleep
+        logger.warning("sources.%s: %s: %s; again in %.1f s", self.name, address, failure, wait)
+
+
+def _failure(state: RetryCallState) -> _BrokenError:
+    failure = state.outcome and state.outcome.exception()
+    assert isinstance(failure, _BrokenError), "nothing else is tried again"
+    return failure
 
 
 def _remedy(name: str) -> str:
     request = SOURCES[name].request
     return (
         (f"ask for the file at {request}, then " if request else "")
-        + f"give the file at hand, sources: {{{name}: {{existing: PATH}}}}, "
+        + f"give a file that you have, sources: {{{name}: {{existing: PATH}}}}, "
         + f"or where to fetch it, sources: {{{name}: {{addresses: [URL, ...]}}}}"
     )
 
@@ -336,7 +343,7 @@ def _content_length(answer: requests.Response) -> int | None:
 
 
 def _content_range(answer: requests.Response) -> tuple[int | None, int | None]:
-    """First byte and size of the whole file, each None if the answer does not tell."""
+    """First byte and size of the whole file, each None if the answer does not say."""
     found = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
     first, total = found.groups() if found else (None, "*")
     return None if first is None else int(first), None if total == "*" else int(total)

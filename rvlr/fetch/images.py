@@ -40,4 +40,4 @@ def _linked_elsewhere(source: Origin, record: Path, folder: Path) -> bool:
     """Whether the folder is a link that another `existing` led to."""
     if source.existing is None or not folder.is_symlink():
         return False
-    return files.read_json(record).get("existing") != source.model_dump(mode="json")["existing"]
+    return bool(files.read_json(record).get("existing") != source.model_dump(mode="json")["existing"])

@@ -1,8 +1,9 @@
-"""From an archive of images to a flat folder of images, or from a folder at hand to a link.
+"""From an archive of images to a flat folder of images, or from an existing folder to a link.
 
-Enters: a zip or a tar (plain, gz, bz2, xz), told by content. Leaves: every image in it, under its base name, directly
-in one folder that is complete or absent. Archives are not trusted: all members are checked before anything is written,
-no path of an archive is ever used as a path here, and no member may hold more than it declares.
+Enters: a zip or a tar (plain, gz, bz2, xz), recognised by its content. Leaves: every image in it, under its base name,
+directly in one folder that is complete or absent. Archives are not trusted: all members are checked before anything is
+written, no path of an archive is ever used as a path here, and no member may contain more than it declares.
+`tarfile.data_filter` refuses paths that leave the folder, for zip files too; the rest of the checks are what it lacks.
 """
 
 import bz2
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
@@ -27,7 +29,7 @@ from rvlr.errors import UserError, show
 from rvlr.log import Progress, logger
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_THREADS = 4  # zlib lets other threads run; each holds one member in memory
+_THREADS = 4  # zlib lets other threads run; each has one member in memory
 _MIB, _GIB = 2**20, 2**30
 _LARGEST_MEMBER = 256 * _MIB
 _LARGEST_TOTAL = 200 * _GIB
@@ -35,8 +37,8 @@ _LARGEST_RATIO = 100  # of unpacked to packed bytes, once more than _MIB is unpa
 _MOST_MEMBERS = 1_000_000  # of a tar, whose headers shrink to almost nothing when packed but take memory here
 _BLOCK = 4096  # what file systems round sizes up to
 _NAMES_SHOWN = 20
-_MAGIC: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
-    b"\x1f\x8b": gzip.open,
+_MAGIC: dict[bytes, Callable[[IO[bytes]], BufferedIOBase]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
 }
@@ -68,8 +70,8 @@ class _Member:
 def unpack_images(archive: Path, folder: Path, images: int | None = None) -> None:
     """Put the images of `archive`, `images` of them (None: any number), directly into `folder`, unless that is there.
 
-    A second run goes on where a killed one stopped; of several processes one works and the others wait. Raises
-    UserError if the archive is damaged, hostile or holds another number of images, or the disk is too small.
+    A second run resumes where a killed one stopped; of several processes one works and the others wait. Raises
+    UserError if the archive is damaged, hostile or has another number of images, or the disk is too small.
     """
     try:
         with files.alone(folder):
@@ -86,16 +88,16 @@ def unpack_images(archive: Path, folder: Path, images: int | None = None) -> Non
 
 
 def link_images(existing: Path, folder: Path) -> None:
-    """Make `folder` a link to `existing`, or to the folder in it that has the name of `folder` if that holds images.
+    """Make `folder` a link to `existing`, or to the folder in it that has the same name as `folder` and images in it.
 
-    Raises UserError if `existing` is not there or holds no image, or `folder` is no link but a folder.
+    Raises UserError if `existing` does not exist or has no image in it, or `folder` is no link but a folder.
     """
     target = existing.resolve()
     inner = (target / folder.name).resolve()
     try:
-        if inner.is_dir() and _holds_image(inner):
+        if inner.is_dir() and any(_images_in(inner)):
             target = inner
-        elif not _holds_image(target):
+        elif not any(_images_in(target)):
             raise UserError(
                 f"{existing}: holds no image ({', '.join(SUFFIXES)}), and neither does a folder {folder.name} in it; "
                 "give the folder that the images lie in"
@@ -111,9 +113,8 @@ def link_images(existing: Path, folder: Path) -> None:
 
 
 def check_images(folder: Path, images: int | None) -> None:
-    """Raise UserError unless a folder that was there already holds `images` images (None: any number above 0)."""
-    with os.scandir(folder) as entries:
-        found = sum(_is_image(entry.name) and not entry.name.startswith("._") for entry in entries)
+    """Raise UserError unless a folder that existed before has `images` images in it (None: any number above 0)."""
+    found = sum(1 for _ in _images_in(folder))
     if found == 0 or found != (images or found):
         wanted = f"{images:,}" if images else "at least one"
         raise UserError(
@@ -123,9 +124,9 @@ def check_images(folder: Path, images: int | None) -> None:
 
 
 def read_member(archive: Path, name: str, limit: int) -> bytes:
-    """The one file with the base name `name` in a zip, whatever folder it is in there.
+    """The one file with the base name `name` in any folder of a zip.
 
-    Raises UserError if it is absent, there twice or of more than `limit` bytes, or the zip is damaged or hostile.
+    Raises UserError if there is none or more than one, it has more than `limit` bytes, or the zip is damaged or unsafe.
     """
     with _reading(archive), zipfile.ZipFile(archive) as file:
         members = [member for member in _zip_members(archive, file) if not member.is_junk]
@@ -152,7 +153,7 @@ def _unpack(archive: Path, file: IO[bytes], folder: Path, images: int | None) ->
     with _reading(archive):
         is_zip = file.read(4) in (b"PK\3\4", b"PK\5\6")
         file.seek(0)
-        found = _zip_members(archive, zipfile.ZipFile(file)) if is_zip else _tar_members(archive, file, unfinished)
+        found = _zip_members(archive, zipfile.ZipFile(file)) if is_zip else _tar_members(archive, file)
         members = _images(archive, found, images)
     kept = _keep(unfinished, members)
     missing = [member for name, member in members.items() if name not in kept]
@@ -272,7 +273,7 @@ def _zip_members(archive: Path, file: zipfile.ZipFile) -> Iterator[_Member]:
             yield _Member(path, info.file_size, info.CRC, partial(file.open, info))
 
 
-def _tar_members(archive: Path, file: IO[bytes], destination: Path) -> Iterator[_Member]:
+def _tar_members(archive: Path, file: IO[bytes]) -> Iterator[_Member]:
     """Every file of a tar, after a pass over the whole of it: a tar has no table of its members, nor checksums."""
     packed = archive.stat().st_size
     most = max(_MIB, _LARGEST_RATIO * packed)
@@ -280,7 +281,7 @@ def _tar_members(archive: Path, file: IO[bytes], destination: Path) -> Iterator[
     file.seek(0)
     unpacked = next((opener(file) for magic, opener in _MAGIC.items() if head.startswith(magic)), file)
     stream = _TarStream(unpacked, most)
-    tar = tarfile.TarFile(fileobj=stream)
+    tar = tarfile.TarFile(fileobj=stream)  # type: ignore[arg-type]  # wants to write, too, but only reads here
     progress = Progress(f"check {archive.name}", packed // _MIB, "MiB")
     total = 0
     for number, info in enumerate(tar, 1):
@@ -288,17 +289,12 @@ def _tar_members(archive: Path, file: IO[bytes], destination: Path) -> Iterator[
         _check_member(archive, info.name, info.size, total)
         if not (info.isreg() or info.isdir()) or info.issparse():
             raise _refusal(archive, info.name, "is a link, a device or a sparse file")
-        if hasattr(tarfile, "data_filter"):  # Python's own rules, from 3.11.4 on
-            try:
-                tarfile.data_filter(info, str(destination))
-            except tarfile.FilterError as error:
-                raise _refusal(archive, info.name, f"is unsafe ({error})") from error
         if info.offset_data + info.size > most:
             raise _refusal(archive, info.name, f"is packed more than {_LARGEST_RATIO}-fold")
         if number > _MOST_MEMBERS:
             raise _refusal(archive, info.name, f"is one of more than {_MOST_MEMBERS:,} members")
         if info.isreg():
-            member_file = partial(tar.extractfile, info)
+            member_file = partial(tarfile.ExFileObject, tar, info)
             yield _Member(info.name, info.size, zlib.crc32(member_file().read()), member_file)
         progress.update(file.tell() // _MIB)
     if stream.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
@@ -310,10 +306,10 @@ def _tar_members(archive: Path, file: IO[bytes], destination: Path) -> Iterator[
 class _TarStream:
     """The bytes of a tar as `tarfile` reads them, with limits of its own: it would read headers of any length.
 
-    last: what was read last. most: the position from which on nothing more is read.
+    last: what was read last. most: the position beyond which nothing is read.
     """
 
-    def __init__(self, stream: IO[bytes], most: int) -> None:
+    def __init__(self, stream: BufferedIOBase | IO[bytes], most: int) -> None:
         self.stream, self.most, self.last = stream, most, b""
 
     def read(self, size: int) -> bytes:
@@ -330,11 +326,13 @@ class _TarStream:
 
 
 def _check_member(archive: Path, path: str, size: int, total: int) -> None:
-    """Raise UserError unless the path of a member stays below the archive and the sizes are sound."""
-    if path.startswith("/") or "\\" in path or PureWindowsPath(path).drive:
+    """Raise UserError unless the path of a member stays inside the folder and the sizes are sound."""
+    if path.startswith("/") or "\\" in path or PureWindowsPath(path).drive:  # `data_filter` would strip or ignore these
         raise _refusal(archive, path, "has an absolute name, a drive letter or a backslash")
-    if ".." in PurePosixPath(path).parts or "\0" in path:
-        raise _refusal(archive, path, "has '..' or a zero byte in its name")
+    try:
+        tarfile.data_filter(tarfile.TarInfo(path), str(archive.parent))
+    except (tarfile.FilterError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise _refusal(archive, path, f"is unsafe ({error})") from error
     if not 0 <= size <= _LARGEST_MEMBER:
         raise _refusal(archive, path, f"declares {size:,} bytes, {_LARGEST_MEMBER:,} at most are allowed")
     if total > _LARGEST_TOTAL:
@@ -350,8 +348,8 @@ def _refusal(archive: Path, path: str, why: str) -> UserError:
 
 
 def _remedy(archive: Path, wanted: str) -> str:
-    """What to do about an archive that is not as it should be. One at hand is a link here, see `rvlr.fetch.download`:
-    it belongs to the user, and is neither deleted nor fetched."""
+    """What to do about a wrong archive. A user's own is a link here, see `rvlr.fetch.download`: it is neither deleted
+    nor fetched."""
     if archive.is_symlink():
         return f"it is your own file {archive.readlink()}: give {wanted} as `existing` instead"
     return (
@@ -364,9 +362,12 @@ def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def _holds_image(folder: Path) -> bool:
+def _images_in(folder: Path) -> Iterator[str]:
+    """The names of the images directly in a folder."""
     with os.scandir(folder) as entries:
-        return any(_is_image(entry.name) and not entry.name.startswith("._") and entry.is_file() for entry in entries)
+        for entry in entries:
+            if _is_image(entry.name) and not entry.name.startswith("._") and entry.is_file():
+                yield entry.name
 
 
 def _names(members: list[_Member]) -> str:

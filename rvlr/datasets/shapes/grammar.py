@@ -177,7 +177,8 @@ class _Speaker:
     """Names things one after the other: "a red circle", then "another red circle"."""
 
     def __init__(self, brief: bool, rng: Random) -> None:
-        self.brief, self.rng, self.said = brief, rng, set()
+        self.brief, self.rng = brief, rng
+        self.said: set[Thing] = set()
         self.place_first = not brief and rng.random() < 0.2
 
     def one(self, thing: Thing) -> str:

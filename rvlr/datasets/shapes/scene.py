@@ -73,7 +73,8 @@ def distinct_scenes() -> int:
     """How many different scenes exist."""
     looks = len(SHAPES) * len(COLOURS) * len(RADII)
     cells = len(ROWS) * len(COLUMNS)
-    return len(BACKGROUNDS) * sum(math.comb(cells, count) * looks**count for count in sorted(set(THINGS)))
+    drawings: int = sum(math.comb(cells, count) * looks**count for count in set(THINGS))
+    return len(BACKGROUNDS) * drawings
 
 
 def _free_cell(things: list[Thing], rng: Random) -> tuple[str, str]:
@@ -128,7 +129,8 @@ def sample(seed: int, rng: Random) -> Scene:
 
 
 def _shade(colour: Rgb, amount: int) -> Rgb:
-    return tuple(min(255, max(0, channel + amount)) for channel in colour)
+    red, green, blue = (min(255, max(0, channel + amount)) for channel in colour)
+    return red, green, blue
 
 
 def _corners(count: int, radii: tuple[float, ...], turn: float) -> list[tuple[float, float]]:
@@ -159,11 +161,11 @@ def _outline(shape: str, turn: float) -> list[tuple[float, float]]:
 
 
 def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, ground: Rgb, side: int, rng: Random) -> None:
-    """Draw one thing on a canvas of `side` pixels; the same random numbers are used whatever is hidden."""
+    """Draw one thing on a canvas of `side` pixels; the same random numbers are used no matter what is hidden."""
     x = side * ((2 * COLUMNS.index(thing.column) + 1) / 6 + rng.uniform(-0.016, 0.016))
     y = side * ((2 * ROWS.index(thing.row) + 1) / 6 + rng.uniform(-0.016, 0.016))
-    radius = side * RADII.get(thing.size, _MEDIUM) * rng.uniform(0.95, 1.05)
-    fill = _shade(COLOURS.get(thing.colour, _GREY), rng.randint(-12, 12))
+    radius = side * (RADII[thing.size] if thing.size else _MEDIUM) * rng.uniform(0.95, 1.05)
+    fill = _shade(COLOURS[thing.colour] if thing.colour else _GREY, rng.randint(-12, 12))
     turn = math.radians(rng.uniform(-7, 7))
 
     def disc(scale: float, colour: Rgb) -> None:
@@ -173,8 +175,8 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, ground: Rgb, side: int,
     if thing.shape is None:
         for step in range(1, 13):
             share = step / 12
-            mixed = tuple(round(a + (b - a) * share) for a, b in zip(ground, fill, strict=True))
-            disc(1.25 - share, mixed)
+            red, green, blue = (round(a + (b - a) * share) for a, b in zip(ground, fill, strict=True))
+            disc(1.25 - share, (red, green, blue))
     elif thing.shape in ("circle", "ring"):
         disc(1.0, fill)
         if thing.shape == "ring":
@@ -191,7 +193,7 @@ def render(shown: Scene, image_size: int, rng: Random) -> Image.Image:
     large, a soft round spot in place of a shape, a grey background.
     """
     side = image_size * _FINE
-    ground = _shade(BACKGROUNDS.get(shown.background, _GREY_BACKGROUND), rng.randint(-5, 5))
+    ground = _shade(BACKGROUNDS[shown.background] if shown.background else _GREY_BACKGROUND, rng.randint(-5, 5))
     image = Image.new("RGB", (side, side), ground)
     draw = ImageDraw.Draw(image)
     for thing in shown.things:
