@@ -1,12 +1,13 @@
-"""How many training images a second the loader gives, and how many cores feed one GPU: `python benchmarks/loading.py`.
+"""Speed of the training's loader, and how many cores one GPU needs: `python benchmarks/loading.py`.
 
 Measures the training's own loader (decode, crop, augment, tokenise, collate; default settings, Swin-B's 384 pixels):
 decoding JPEGs in full, decoding them at reduced size as training does, and reading a cache of scaled copies. The best
-of three epochs counts. Images a core are told by CPU time, which other programs on the machine disturb little. Files
-come from memory: a slow disk is not measured.
+of three epochs counts. Images per core are computed from CPU time, which other programs on the machine hardly change.
+Files come from memory: a slow disk is not measured.
 
-`--splits DIR` measures photographs of your own. By default stand-ins are made: real photographs of 200 pixels, enlarged
-and given grain, so that a file of 640 pixels holds 120 kB (COCO's average: 163 kB).
+`--splits DIR` measures photographs of your own. Otherwise stand-ins are made from the photographs of 200 pixels in the
+folder that the variable RVLR_SHARED names: enlarged, with grain added, so that a file of 640 pixels has 120 kB (COCO's
+average: 163 kB).
 """
 
 import argparse
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from rvlr import config
@@ -28,12 +30,12 @@ from rvlr.data.records import Record, Split, read_split
 from rvlr.data.text import learn_tokenizer
 from rvlr.datasets import cache
 
-PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared/data/flickr8k-mini/images"
+PHOTOGRAPHS = Path(os.environ.get("RVLR_SHARED", ""), "data/flickr8k-mini/images")
 SIZES = (640, 3000)  # long side of the stand-ins, pixels
 REPEATS = 3
 GRAIN = 10.0  # standard deviation of the grain, levels of 255
-# An estimate, for Swin-B at 384 pixels on an H100: 47 GMAC an image forwards, 2 FLOP a MAC, backwards twice as much;
-# 989 TFLOP/s (bf16, dense) at 40 % use. The text and fusion layers are left out, so that in truth it needs less.
+# An estimate, for Swin-B at 384 pixels on an H100: 47 GMAC per image forwards, 2 FLOP per MAC, backwards twice as much;
+# 989 TFLOP/s (bf16, dense) at 40 % use. The text and fusion layers are not counted, so the real rate is lower.
 GPU_IMAGES_PER_SECOND = 0.4 * 989e12 / (3 * 2 * 47e9)
 
 
@@ -55,7 +57,7 @@ def stand_ins(folder: Path, images: int) -> Iterator[tuple[str, Split]]:
 
 
 def images_per_second(split: Split, transform: ImageTransform, batch_size: int, workers: int) -> tuple[float, float]:
-    """Of the training loader, by the clock and by CPU time; the start of its workers is counted."""
+    """The rate of the training loader, by the clock and by CPU time; the start of its workers is included."""
     for index in range(len(split.records)):
         split.path(index).read_bytes()
     loader = Loader(
@@ -89,7 +91,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.splits is None and not PHOTOGRAPHS.is_dir():
-        parser.error("no photographs beside the project; give --splits")
+        parser.error("no photographs: set the variable RVLR_SHARED, or give --splits")
 
     vision, training = config.Vision(), config.Training()
     transform = training_transform(vision.image_size, vision.mean, vision.std, training.augmentation)
@@ -100,11 +102,9 @@ def main() -> None:
         else:
             split = read_split(arguments.splits / "train.jsonl", originals=True)
             measured = iter([(str(split.image_root), replace(split, records=split.records[: arguments.images]))])
-        sys.stdout.write(
-            f"{arguments.workers} workers; one GPU needs {arguments.gpu_images_per_second:,.0f} images/s\n\n"
-            "| photographs | kB each | read as | images/s | images/s a core | ratio | cores for one GPU |\n"
-            "|---|--:|---|--:|--:|--:|--:|\n"
-        )
+        needed = arguments.gpu_images_per_second
+        sys.stdout.write(f"{arguments.workers} workers; one GPU needs {needed:,.0f} images/s\n\n")
+        rows = []
         for photographs, split in measured:
             cache.build([split], config.Cache(short_side=arguments.short_side), folder / "cache", arguments.workers)
             copies = replace(split, image_root=folder / "cache")
@@ -118,12 +118,11 @@ def main() -> None:
                 by_clock, by_cpu = images_per_second(source, chosen, training.batch_size, arguments.workers)
                 slowest = slowest or by_cpu
                 size = np.mean([source.path(index).stat().st_size for index in range(len(source.records))]) / 1e3
-                cores = arguments.gpu_images_per_second / by_cpu
-                sys.stdout.write(
-                    f"| {photographs} | {size:,.0f} | {label} | {by_clock:,.0f} | {by_cpu:,.0f} | "
-                    f"{by_cpu / slowest:.1f} | {cores:,.0f} |\n"
-                )
-                sys.stdout.flush()
+                rows.append((photographs, size, label, by_clock, by_cpu, by_cpu / slowest, needed / by_cpu))
+    columns = ("photographs", "kB each", "read as", "images/s", "images/s per core", "ratio", "cores for one GPU")
+    table = pd.DataFrame(rows, columns=columns)
+    formats = ("", ",.0f", "", ",.0f", ",.0f", ".1f", ",.0f")
+    sys.stdout.write(table.to_markdown(index=False, floatfmt=formats) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Time and memory of a full-size relevance matrix, and how the obvious code, pair by pair, compares.
+"""Time and memory of a full-size relevance matrix, compared with the obvious code, which works pair by pair.
 
-For `rouge-score` that code is the package itself, for `coco-caption` the algorithm of pycocoevalcap written out.
+For `rouge-score` the obvious code is the package itself, for `coco-caption` it is the algorithm of pycocoevalcap.
 
     python benchmarks/relevance.py [CAPTIONS.json] [--scorer rouge-score|coco-caption] [--stemmer]
 
-CAPTIONS.json is a file of the authors: a list of {"image", "caption": [..]}. Without one, 25,000 captions of 5,000
-images, the size of COCO 5K, are made up from 7,000 words with the frequencies of a natural language.
+CAPTIONS.json is a file of the authors: a list of {"image", "caption": [..]}. Without it, captions are made up: 25,000
+captions of 5,000 images, as many as COCO 5K has, from 7,000 words with the frequencies of a natural language.
 """
 
 import resource
@@ -37,7 +37,7 @@ def made_up() -> list[list[str]]:
 
 
 def peak_memory() -> float:
-    """Largest resident set of this process so far, GiB, the mapped output included."""
+    """The largest resident set of this process so far, in GiB, including the mapped output."""
     unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
@@ -59,7 +59,7 @@ def main(
         matrix = np.load(output, mmap_mode="r")
         typer.echo(
             f"{scorer}{', stemmed' if stemmer else ''}: {len(captions):,} captions x {len(images):,} images in "
-            f"{taken:.1f} s, {taken / len(captions) ** 2 * 1e9:.1f} ns a pair of captions; peak memory "
+            f"{taken:.1f} s, {taken / len(captions) ** 2 * 1e9:.1f} ns per pair of captions; peak memory "
             f"{peak_memory():.2f} GiB, {before:.2f} GiB before"
         )
         compare(captions, offsets, matrix, taken, scorer, stemmer)
@@ -85,7 +85,7 @@ def coco_score(candidate: str, references: list[str]) -> float:
 def compare(
     captions: list[str], offsets: np.ndarray, matrix: np.ndarray, taken: float, scorer: str, stemmer: bool
 ) -> None:
-    """The obvious code on a sample of captions and images: its time a pair, and the largest difference."""
+    """Run the obvious code on a sample of captions and images: its time per pair, and the largest difference."""
     if scorer == "rouge-score":
         name, package = "rouge-score's own code", RougeScorer(["rougeL"], use_stemmer=stemmer)
 
@@ -104,7 +104,7 @@ def compare(
         difference = max(difference, abs(float(np.float32(value)) - float(matrix[caption, image])))
     whole = spent / pairs * len(captions) ** 2
     typer.echo(
-        f"{name}: {spent / pairs * 1e6:.0f} us a pair on {pairs:,} pairs, so {whole / 3600:.1f} h for all: "
+        f"{name}: {spent / pairs * 1e6:.0f} us per pair on {pairs:,} pairs, so {whole / 3600:.1f} h for all: "
         f"{whole / taken:,.0f} times as long; largest difference {difference:g}"
     )
 

@@ -1,9 +1,9 @@
 """What each repair of the paper's protocol changes: `python benchmarks/repairs.py results/shapes student-rvlr`.
 
-Starts from protocol `paper`, applies one repair at a time, then all of them, which is protocol `corrected`; both ends
-are checked against `rvlr.evaluation`, but for the order of ties. Prints NDCG@10 and R-mean, in percent, as a
-Markdown table. Last comes what the published code does to the same scores on more than one GPU; docs/METHOD.md, "Where
-the published code differs".
+Starts from protocol `paper`, applies one repair at a time, then all repairs together, which gives protocol `corrected`.
+The first and the last numbers are checked against `rvlr.evaluation`, except for the order of ties. Prints NDCG@10 and
+R-mean, in percent, as a Markdown table. Its last rows show what the published code does to the same scores on more than
+one GPU: docs/METHOD.md, "Where the published code differs".
 """
 
 import argparse
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from rvlr import config, relevance
 from rvlr.data.records import read_split
@@ -27,7 +28,7 @@ REPAIRS = {
     "every caption a query": "T→T and T→IT have every caption as a query",
     "matrices the right way round": "T→IT reads the query's own logits and relevance",
     "one scale": "mixed lists by standardised cosines",
-    "ranks for all": "items that are no candidates follow by cosine",
+    "ranks for all": "items that are not candidates follow by cosine",
 }
 Lists = tuple[np.ndarray, np.ndarray]
 
@@ -62,7 +63,7 @@ def text_query(inputs: Inputs, captions: np.ndarray, repairs: set[str], mixed: b
 
 
 def leave_out(scores: np.ndarray, gains: np.ndarray, own: np.ndarray, repairs: set[str], mixed: bool) -> None:
-    """Take the query out of its list; the paper sets both to 0 in single-modal lists and nothing in mixed ones."""
+    """Take the query out of its list. The paper sets both values to 0 in single-modal lists, none in mixed lists."""
     if "query left out" in repairs or not mixed:
         for values in (scores, gains):
             values[np.arange(len(own)), own] = -np.inf if "query left out" in repairs else 0
@@ -100,13 +101,13 @@ def row(inputs: Inputs, repairs: set[str]) -> dict[str, float]:
 
 
 def on_gpus(inputs: Inputs, count: int) -> dict[str, float]:
-    """What the published code gives on `count` GPUs: every one scores every query, and the scores are added up."""
+    """What the published code gives on `count` GPUs: every GPU scores every query, and the scores are added up."""
     summed = {name: getattr(inputs, name) * count for name in ("scores_i2t", "scores_t2i")}
     return paper.evaluate(dataclasses.replace(inputs, **summed)).numbers
 
 
 def main() -> None:
-    """Score a model of a finished run once and print the table."""
+    """Score a model of a finished run once, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="such as results/shapes")
     parser.add_argument("run", help="such as student-rvlr")
@@ -118,22 +119,19 @@ def main() -> None:
     model = RetrievalModel.from_pretrained(arguments.results / f"seed{arguments.seed}/{arguments.run}/model")
     inputs = score(model.to(device()), split, gains, section)
     rows = {"`paper`": row(inputs, set())}
-    rows |= {f"{name}: {meaning}" if meaning else name: row(inputs, {name}) for name, meaning in REPAIRS.items()}
+    rows |= {f"{name}: {meaning}": row(inputs, {name}) for name, meaning in REPAIRS.items()}
     rows["all: `corrected`"] = row(inputs, set(REPAIRS))
     for name, numbers in (("`paper`", paper.evaluate(inputs)), ("all: `corrected`", corrected.evaluate(inputs))):
         for key, value in rows[name].items():
             if abs(value - numbers.numbers[key]) > 1e-2:
                 raise SystemExit(f"{name}: {key} is {value} here and {numbers.numbers[key]} in rvlr")
     rows |= {f"published code on {count} GPUs": on_gpus(inputs, count) for count in (2, 4)}
-    columns = {"R-mean": "r_mean", "I→I": "i2i_ndcg@10", "T→T": "t2t_ndcg@10", "I→IT": "i2it_ndcg@10"}
-    columns |= {"T→IT": "t2it_ndcg@10"}
-    lines = [f"| | {' | '.join(columns)} |", f"|:--|{'--:|' * len(columns)}"]
-    for name, numbers in rows.items():
-        lines.append(f"| {name} | {' | '.join(f'{numbers[key]:.1f}' for key in columns.values())} |")
+    columns = {"r_mean": "R-mean", "i2i_ndcg@10": "I→I", "t2t_ndcg@10": "T→T", "i2it_ndcg@10": "I→IT"}
+    columns |= {"t2it_ndcg@10": "T→IT"}
+    table = pd.DataFrame.from_dict(rows, orient="index")[list(columns)].rename(columns=columns)
     candidates = int((inputs.scores_i2t[0] != NOT_A_CANDIDATE).sum())
-    sys.stdout.write(
-        f"{split.name}: {len(split.records)} images, {candidates} candidates\n\n" + "\n".join(lines) + "\n"
-    )
+    sys.stdout.write(f"{split.name}: {len(split.records)} images, {candidates} candidates\n\n")
+    sys.stdout.write(table.to_markdown(floatfmt=".1f") + "\n")
 
 
 if __name__ == "__main__":

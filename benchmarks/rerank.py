@@ -1,8 +1,9 @@
-"""Re-ranking against the obvious implementation, in one run: `python benchmarks/rerank.py MODEL SPLIT`.
+"""Re-ranking compared with the obvious implementation, in one run: `python benchmarks/rerank.py MODEL SPLIT`.
 
-The obvious one goes query by query, as the published code does: an image's candidates, then a caption's; every caption
-padded to the longest, the image's keys and values projected again for every candidate, all tokens through all layers.
-Prints pairs a second of both, the ratio, and the largest difference of their scores.
+The obvious implementation works query by query, as the published code does: first the candidates of each image, then
+those of each caption. It pads every caption to the longest, projects the image's keys and values again for every
+candidate, and puts all tokens through all layers. Prints the pairs per second of both implementations, the ratio, and
+the largest difference between their scores.
 """
 
 import argparse

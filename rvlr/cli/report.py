@@ -15,13 +15,13 @@ app = App()
 @app.command()
 def summarise(
     evaluations: Annotated[list[Path], typer.Argument(help="Result files, eval/test.json of each run and seed.")],
-    csv: Annotated[Path, typer.Option(help="Every number, one row a run and protocol.")],
-    comparisons: Annotated[Path, typer.Option(help="Differences between trained runs, one row a pair and metric.")],
-    markdown: Annotated[Path, typer.Option(help="The tables for people.")],
+    csv: Annotated[Path, typer.Option(help="Every number, one row per run and protocol.")],
+    comparisons: Annotated[Path, typer.Option(help="Differences between trained runs, one row per pair and metric.")],
+    markdown: Annotated[Path, typer.Option(help="The tables for readers.")],
     text: Annotated[Path, typer.Option(help="The table for the terminal.")],
     log_file: LogFile = None,
 ) -> None:
-    """Mean and standard deviation over seeds, and differences between trained runs, as tables."""
+    """Write tables: mean and standard deviation over seeds, and differences between trained runs."""
     log.setup(log_file)
     check_paths(
         {"EVALUATIONS": evaluations, "--log-file": log_file},
@@ -40,7 +40,7 @@ def plot_losses(
     output: Output,
     log_file: LogFile = None,
 ) -> None:
-    """Draw the loss curves of runs, named by the folders of their metrics.jsonl."""
+    """Draw the loss curves of runs. A run is named after the folder of its metrics.jsonl."""
     log.setup(log_file)
     check_paths({"METRICS": metrics, "--log-file": log_file}, {"--output": output})
     from rvlr.report import figures
@@ -65,13 +65,13 @@ def plot_three_ways(
 @app.command()
 def draw_sheets(
     rankings: Annotated[Path, typer.Option(help="eval/rankings.npz of a run.")],
-    split: Annotated[Path, typer.Option(help="The split it ranks, .jsonl.")],
+    split: Annotated[Path, typer.Option(help="The split that the rankings are of, .jsonl.")],
     run: Annotated[str, typer.Option(help="Name of the run, for the title.")],
     queries: Annotated[
         int, typer.Option(parser=whole(0, 50), metavar="INTEGER", help="How many queries of each direction to show.")
     ],
-    cross_modal: Annotated[Path, typer.Option(help="What to write: image<->text.")],
-    single_modal: Annotated[Path, typer.Option(help="What to write: image->image, text->text.")],
+    cross_modal: Annotated[Path, typer.Option(help="PNG to write: image to text, text to image.")],
+    single_modal: Annotated[Path, typer.Option(help="PNG to write: image to image, text to text.")],
     log_file: LogFile = None,
 ) -> None:
     """Draw what a run retrieves for some queries."""
