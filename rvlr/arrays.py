@@ -1,8 +1,8 @@
 """`.npy` files of float32 numbers, written and read through memory maps since they may be larger than the memory.
 
 A disk that fills up under a memory map ends the process by a signal, without a word: `create` reserves the space first.
-`describe` says what a file holds; a stage keeps that beside the file, and `load` refuses a file that holds something
-else by now.
+`describe` says what a file contains; a stage keeps that beside the file, and `load` refuses a file whose content has
+changed.
 """
 
 import errno
@@ -61,15 +61,16 @@ def write_rows(path: Path, shape: tuple[int, ...], name: str, read: Callable[[in
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a file holds: its shape and the SHA-256 of all its bytes."""
+    """What a file contains: its shape and the SHA-256 of all its bytes."""
     return _described(open_memmap(path, mode="r"), path)
 
 
 def load(path: Path, shape: tuple[int | None, ...], described: Any) -> np.ndarray:
-    """Memory-map a file read-only, after checking that it holds what `describe` said of it.
+    """Memory-map a file read-only, after checking that it contains what `describe` said of it.
 
-    shape: what is expected; None allows any length but 0. Raises UserError if the file holds something else: numbers of
-    another kind, another shape, or other values, in which case the first row that is not finite is named.
+    shape: what is expected; None allows any length but 0. Raises UserError if the file contains
+    something else: numbers of another kind, another shape, or other values, in which case the message names the first
+    row that is not finite.
     """
     array = open_array(path, shape)
     if array.dtype != np.float32 or not array.flags.c_contiguous:
@@ -99,7 +100,7 @@ def open_array(path: Path, shape: tuple[int | None, ...], because: str = "") -> 
 
 
 def first_not_finite(rows: np.ndarray) -> int | None:
-    """The first row that holds NaN or infinity; None if there is none."""
+    """The first row that contains NaN or infinity; None if there is none."""
     wrong = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
     return int(wrong[0]) if len(wrong) else None
 
@@ -113,7 +114,7 @@ def _not_finite(array: np.ndarray) -> str:
     for first in range(0, len(array), at_once):
         row = first_not_finite(array[first : first + at_once])
         if row is not None:
-            return f"; row {first + row} (counted from 0) holds NaN or infinity"
+            return f"; row {first + row} (counted from 0) contains NaN or infinity"
     return ""
 
 

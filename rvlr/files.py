@@ -56,7 +56,7 @@ def try_lock(file: int | IO[bytes]) -> bool:
 def alone(path: Path) -> Iterator[None]:
     """Lock a file or folder that is to be made; while another process has the lock, log that and wait.
 
-    The lock is the file `.NAME.lock` beside `path`, whose folder is made if need be. It holds the process id of its
+    The lock is the file `.NAME.lock` beside `path`, whose folder is made if need be. It contains the process id of its
     owner, and stays. Raises OSError if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def unfinished(path: Path) -> Path:
 
 
 def put(made: Path, path: Path) -> None:
-    """Let a file or folder that is complete and on the disk take the place of `path`, whatever is there."""
+    """Let a file or folder that is complete and on the disk take the place of `path`, which may exist."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif made.is_dir():  # which cannot replace a file by itself
@@ -186,7 +186,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON as files hold it: indented, keys in the order given; NaN and infinity are refused."""
+    """JSON as it is written to files: indented, keys in the order given; NaN and infinity are refused."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -228,7 +228,7 @@ def read_text(path: Path, limit: int | None = None) -> str:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Read JSON that holds an object, or with `kind=list` a list; or raise UserError naming the file and the fault."""
+    """Read JSON that is an object, or with `kind=list` a list; or raise UserError naming the file and the fault."""
     return documents.parse_json(read_text(path, documents.JSON_BYTES), str(path), kind)
 
 

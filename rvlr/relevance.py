@@ -1,8 +1,8 @@
 """Relevance: how well each image of a split answers each caption, the gain behind every NDCG.
 
 Enters: a split. Leaves: a float32 matrix (captions, images) as a memory-mappable .npy, and a .json
-beside it that says how and from which captions it was made, and what it holds. METHOD.md, "Evaluation", point
-"Relevance": ROUGE-L between a caption and the captions of an image, the best of them.
+beside it that says how and from which captions it was made, and its shape and checksum. docs/METHOD.md,
+"Evaluation", point "Relevance": ROUGE-L between a caption and the captions of an image, the best of them.
 
 The longest common subsequences come from rapidfuzz, which compares strings: every word becomes one character, so that
 a caption becomes a short string.
@@ -60,7 +60,7 @@ def clear(output: Path) -> None:
 
 
 def describe(split: Split, section: config.Relevance, output: Path, **more: Any) -> None:
-    """Write the .json beside the relevance matrix `output`, by which `read` knows what it belongs to."""
+    """Write the .json beside the relevance matrix `output`, by which `read` checks that it belongs to a split."""
     counts = np.diff(split.offsets)
     files.write_json(
         output.with_suffix(".json"),
@@ -80,8 +80,8 @@ def describe(split: Split, section: config.Relevance, output: Path, **more: Any)
 def read(path: Path, split: Split) -> np.ndarray:
     """Memory-map the relevance matrix (captions, images) of a split, read-only.
 
-    Raises UserError if the files are missing, were made from other captions than those of the split, or hold something
-    else than what was written.
+    Raises UserError if the files are missing, were made from other captions than those of the split, or have changed
+    since they were written.
     """
     try:
         about = files.read_json(path.with_suffix(".json"))

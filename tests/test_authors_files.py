@@ -217,7 +217,7 @@ def test_features_that_do_not_fit(features: Path, split: Split, annotations: lis
     rows = np.load(text)
     rows[-1, 0] = np.nan
     np.save(text, rows)
-    fails(r"text_embed_regu\.npy: row 11 \(counted from 0\) holds NaN or infinity")
+    fails(r"text_embed_regu\.npy: row 11 \(counted from 0\) contains NaN or infinity")
     assert not output.exists()
     np.save(text, np.zeros((12, 5)))
     fails("float64 found, float32 expected")

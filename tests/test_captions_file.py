@@ -155,7 +155,7 @@ BROKEN = {
         lines(A, B),
         ["line 2: not valid JSON", "one record a line must end in .jsonl"],
     ),
-    "JSON not a list": ("c.json", json.dumps({"a": 1}), ["found {'a': 1}", "must hold a list of records"]),
+    "JSON not a list": ("c.json", json.dumps({"a": 1}), ["found {'a': 1}", "must contain a list of records"]),
     "JSON too deep": ("c.json", "[" * 100_000, ["not a usable JSON record", "nested too deep", "must look like"]),
     "JSON key twice": (
         "c.json",

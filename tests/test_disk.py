@@ -2,15 +2,14 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from archives import make_zip
-from conftest import TINY_TRAINING
+from conftest import TINY_TRAINING, fill
 from PIL import Image
 from storm import Case, World, run, server
 
@@ -26,22 +25,8 @@ def context() -> object:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own of 512 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
-    found = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if found.returncode:
-        pytest.skip(f"no file system can be mounted here: {found.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> None:
-    with (folder / "filler").open("wb", buffering=0) as stream, suppress(OSError):
-        while True:
-            stream.write(bytes(4096))
+def disk(small_disk: Callable[[str], Path]) -> Path:
+    return small_disk("512k")
 
 
 def lock(folder: Path) -> None:

@@ -164,7 +164,9 @@ def test_flickr_trains_on_val_if_asked(tmp_path: Path, said: Callable[[int], lis
     assert images(splits["train"]) == [flickr(number) for number in (22, 11, 33, 55, 44)]
     assert splits["train"][3:] == splits["val"]
     assert about["counts"]["train"] == {"images": 5, "captions": 25}
-    warned = "Train holds the 2 val images too, as published: val is seen data, and the epoch chosen on it may be one "
+    warned = (
+        "Train contains the 2 val images too, as published: val is seen data, and the epoch chosen on it may be one "
+    )
     assert said(logging.WARNING) == [f"{warned}that overfits."]
     assert about["notes"][-1:] == said(logging.WARNING)
     assert not any("taken out" in note for note in about["notes"])
@@ -175,7 +177,7 @@ def test_flickr_val_images_in_the_train_file_are_taken_out(tmp_path: Path, said:
     contents["flickr30k-train-captions"].append(single(flickr(44), "A man.", 44))
     splits, about = run(tmp_path, FLICKR, contents)
     assert images(splits["train"]) == [flickr(number) for number in (22, 11, 33)]
-    assert about["notes"][0] == "The train file holds 1 val images; they were taken out of train."
+    assert about["notes"][0] == "The train file contains 1 val images; they were taken out of train."
     assert about["notes"][0] in said(logging.INFO)
 
 
@@ -242,7 +244,7 @@ def test_vizwiz_official(tmp_path: Path, said: Callable[[int], list[str]]) -> No
         "Val is 4 images drawn from train with seed 0, since the published val is the test split; 7 are left to train "
         "on.",
         "Test is all 3 images of VizWiz's val.json that have captions; which of them the paper drew, only the authors' "
-        "file tells (dataset.annotations: authors).",
+        "file says (dataset.annotations: authors).",
     ]
     assert said(logging.INFO)[:4] == about["notes"]
 

@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_TRAINING, stopped_at
+from conftest import TINY_TRAINING, fill, stopped_at
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from test_training import command, paths_in, student_section, teacher_section
 
@@ -229,75 +229,55 @@ def test_a_training_that_fails_at_once_leaves_no_folder(tiny_data: Path, tiny_mo
     assert {path.name for path in tmp_path.iterdir()} <= {".resume.lock"}
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """A file system of its own at `folder`."""
-    folder.mkdir(exist_ok=True)
-    mounted = shutil.which("mount") and os.geteuid() == 0
-    if not mounted or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]).returncode:
-        pytest.skip("only root can mount a small file system")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
-def fill(path: Path) -> None:
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as stream:
-        while True:
-            stream.write(bytes(4096))
-
-
 def test_a_full_disk_keeps_the_last_state_and_training_resumes(
-    paths: Paths, alone: Path, unfinished: Path, tmp_path: Path
+    paths: Paths, alone: Path, unfinished: Path, small_disk: Callable[[str], Path]
 ) -> None:
     size = (unfinished / "checkpoint.pt").stat().st_size
-    disk = tmp_path / "disk"
-    with small_disk(disk, f"{4 * size // 1024}k"):
-        shutil.copytree(unfinished, disk / "resume")
-        (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - size // 2))
-        tight = Paths(paths.start, paths.splits, None, disk / "resume", paths.output)
-        with pytest.raises(UserError) as raised:
-            train(section(), 3, tight)
-        message = str(raised.value)
-        assert message.startswith("the state of step 15 cannot be written: ")
-        assert "No space left on device" in message
-        assert "make room there" in message
-        assert "it resumes at step 14" in message
-        left = {path.name: path.read_bytes() for path in (disk / "resume").glob("*.pt")}
-        assert left == {path.name: path.read_bytes() for path in unfinished.glob("*.pt")}
-        (disk / "filler").unlink()
-        finishes_as(alone, tight)
+    disk = small_disk(f"{4 * size // 1024}k")
+    shutil.copytree(unfinished, disk / "resume")
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - size // 2))
+    tight = Paths(paths.start, paths.splits, None, disk / "resume", paths.output)
+    with pytest.raises(UserError) as raised:
+        train(section(), 3, tight)
+    message = str(raised.value)
+    assert message.startswith("the state of step 15 cannot be written: ")
+    assert "No space left on device" in message
+    assert "make room there" in message
+    assert "it resumes at step 14" in message
+    left = {path.name: path.read_bytes() for path in (disk / "resume").glob("*.pt")}
+    assert left == {path.name: path.read_bytes() for path in unfinished.glob("*.pt")}
+    (disk / "filler").unlink()
+    finishes_as(alone, tight)
 
 
-def test_a_disk_that_is_full_from_the_start_or_read_only(paths: Paths, unfinished: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    with small_disk(disk, "64k"):
-        fill(disk / "filler")
-        full = Paths(paths.start, paths.splits, None, disk / "resume", paths.output)
-        with pytest.raises(
-            UserError, match=r"resume folder cannot be written: .*: No space left on device .*make room"
-        ):
-            train(section(), 3, full)
-        (disk / "filler").unlink()
-        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-        with pytest.raises(UserError, match=r"resume folder cannot be written: .*: Read-only file system .*; give"):
-            train(section(), 3, full)
-        with pytest.raises(UserError, match=r"--output .*/disk/run: .*/disk cannot be written; give another path"):
-            train(section(), 3, Paths(paths.start, paths.splits, None, paths.resume, disk / "run"))
+def test_a_disk_that_is_full_from_the_start_or_read_only(
+    paths: Paths, unfinished: Path, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("64k")
+    fill(disk)
+    full = Paths(paths.start, paths.splits, None, disk / "resume", paths.output)
+    with pytest.raises(UserError, match=r"resume folder cannot be written: .*: No space left on device .*make room"):
+        train(section(), 3, full)
+    (disk / "filler").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(UserError, match=r"resume folder cannot be written: .*: Read-only file system .*; give"):
+        train(section(), 3, full)
+    with pytest.raises(UserError, match=r"--output .*/disk/run: .*/disk cannot be written; give another path"):
+        train(section(), 3, Paths(paths.start, paths.splits, None, paths.resume, disk / "run"))
     assert (paths.resume / "checkpoint.pt").read_bytes() == (unfinished / "checkpoint.pt").read_bytes()
 
 
-def test_outputs_that_do_not_fit_leave_the_old_ones_and_the_state(paths: Paths, alone: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
+def test_outputs_that_do_not_fit_leave_the_old_ones_and_the_state(
+    paths: Paths, alone: Path, small_disk: Callable[[str], Path]
+) -> None:
     model = (alone / "model/model.safetensors").stat().st_size
-    with small_disk(disk, f"{model // 2048}k"):
-        tight = Paths(paths.start, paths.splits, None, paths.resume, disk / "run")
-        with pytest.raises(UserError, match=r"the outputs cannot be written: .*; training is complete and kept"):
-            train(section(), 3, tight)
-        assert not any(path.is_file() and path.name != ".rvlr-made" for path in disk.rglob("*"))
-        subprocess.run(["mount", "-o", "remount,size=50%", disk], check=True)
-        finishes_as(alone, tight)
+    disk = small_disk(f"{model // 2048}k")
+    tight = Paths(paths.start, paths.splits, None, paths.resume, disk / "run")
+    with pytest.raises(UserError, match=r"the outputs cannot be written: .*; training is complete and kept"):
+        train(section(), 3, tight)
+    assert not any(path.is_file() and path.name != ".rvlr-made" for path in disk.rglob("*"))
+    subprocess.run(["mount", "-o", "remount,size=50%", disk], check=True)
+    finishes_as(alone, tight)
 
 
 # --- kills ---------------------------------------------------------------------------------------------------------

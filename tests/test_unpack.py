@@ -221,7 +221,7 @@ def test_nothing_to_link_to(photographs: dict[str, bytes], tmp_path: Path) -> No
     deep.mkdir(parents=True)
     (deep / "a.jpg").write_bytes(NOISE)
     (tmp_path / "data" / "._a.jpg").write_bytes(b"macOS")
-    with pytest.raises(UserError, match=r"data: holds no image .*and neither does a folder train in it; give the"):
+    with pytest.raises(UserError, match=r"data: has no image in it .*and neither has a folder train in it; give the"):
         unpack.link_images(tmp_path / "data", folder)
     assert not folder.is_symlink()
     folder.mkdir(parents=True)

@@ -2,7 +2,7 @@
 
 Enters: a file `{"model": state_dict, "config": ..., ...}` or a bare state_dict, and the two JSON files that the
 authors' code builds the model from. Leaves: a model folder with the same outputs, and in it `import.json`, which says
-what became of every key. METHOD.md, "The authors' files".
+what became of every key. docs/METHOD.md, "The authors' files".
 """
 
 import re

@@ -27,7 +27,7 @@ def import_features(image: Path, text: Path, annotations: Sequence[Path], split:
     """Write the features of a split, as `rvlr.extraction` does, from the two files of the reference implementation.
 
     The rows of an image are averaged. Raises UserError if the files do not fit the annotations, lack a caption of the
-    split or hold NaN or infinity, if the rows of one image or of equal captions are not alike, or if the disk is too
+    split or contain NaN or infinity, if the rows of one image or of equal captions are not alike, or if the disk is too
     small; nothing is written then.
     """
     if os.path.realpath(image) == os.path.realpath(text):

@@ -68,12 +68,12 @@ def match(wanted: Sequence[Row], given: Sequence[Row], wants: str, gives: str) -
 
 
 def pick(rows: np.ndarray, index: np.ndarray, path: Path) -> np.ndarray:
-    """The rows `index` of the file `path`. Raises UserError naming one that holds NaN or infinity."""
+    """The rows `index` of the file `path`. Raises UserError naming one that contains NaN or infinity."""
     picked: np.ndarray = rows[index]
     wrong = arrays.first_not_finite(picked)
     if wrong is not None:
         raise UserError(
-            f"{path}: row {index[wrong]} (counted from 0) holds NaN or infinity; extract the features again"
+            f"{path}: row {index[wrong]} (counted from 0) contains NaN or infinity; extract the features again"
         )
     return picked
 

@@ -159,17 +159,17 @@ class Loader(DataLoader[Any]):
             batches = super().__iter__()
         except OSError as error:
             for worker in set(multiprocessing.active_children()).difference(others):
-                worker.kill()  # those that did start would wait for ever
+                worker.kill()  # the workers that did start would wait for ever
             for frame, _ in traceback.walk_tb(error.__traceback__):
                 if isinstance(half := frame.f_locals.get("self"), _MultiProcessingDataLoaderIter):
-                    half._shutdown = True  # or it prints a traceback: it cannot end what it has not started
+                    half._shutdown = True  # else it prints a traceback about workers that it has not started
             raise UserError(f"{self.num_workers} worker processes cannot start: {error.strerror}; {_FEWER}") from error
         if self.num_workers == 0:
             end: Callable[[], object] = bool
         else:
             assert isinstance(batches, _MultiProcessingDataLoaderIter)
             _name_killed_workers()
-            # workers that wait ignore the signal by which Python ends them, should the program end with them alive
+            # waiting workers ignore the signal by which Python ends them if they outlive the program
             end = Finalize(None, batches._shutdown_workers, exitpriority=100)
         try:
             for batch in batches:
@@ -213,7 +213,7 @@ class _GuardedCollate:
                 return sample
         try:
             batch = self.collate(samples)
-            if get_worker_info() is not None:  # else it is shared in a thread, whose faults stop nothing
+            if get_worker_info() is not None:  # else the batch is shared in a thread, whose faults stop nothing
                 for tensor in batch.values() if isinstance(batch, dict) else [batch]:
                     tensor.share_memory_()
         except RuntimeError as error:
@@ -231,8 +231,7 @@ def _ignore_signals(worker: int) -> None:
 
 
 def _name_killed_workers() -> None:
-    """PyTorch has a signal raise RuntimeError wherever the main process is when a worker is killed; see to it that what
-    is raised is a UserError."""
+    """Raise UserError where PyTorch raises RuntimeError: in the main process, by a signal, when a worker is killed."""
     handler = signal.getsignal(signal.SIGCHLD)
     if callable(handler) and not isinstance(handler, _WorkerEnds):
         signal.signal(signal.SIGCHLD, _WorkerEnds(handler))

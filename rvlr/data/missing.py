@@ -55,7 +55,7 @@ def _find(path: Path) -> tuple[Path, str] | None:
 @lru_cache(maxsize=8)
 def _names(folder: Path, changed: int) -> dict[str, str]:
     """The names in a folder by the keys and stems under which they are looked for; `changed`, the time of the folder's
-    last change, keeps what is remembered true."""
+    last change, keeps the cache of this function valid."""
     names = sorted(path.name for path in folder.iterdir())
     return {_stem(_key(name)): name for name in reversed(names)} | {_key(name): name for name in reversed(names)}
 
@@ -66,7 +66,7 @@ def _key(name: str) -> str:
 
 def _stem(key: str) -> str:
     path = PurePosixPath(key)
-    return f"{path.stem if path.suffix in _SUFFIXES else key}/"  # no name holds a slash
+    return f"{path.stem if path.suffix in _SUFFIXES else key}/"  # no name contains a slash
 
 
 def _composed(name: str) -> str:

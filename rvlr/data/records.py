@@ -1,6 +1,6 @@
-"""Splits: the only data format the rest of the code knows.
+"""Splits: the only format of data that other parts of the code read.
 
-`splits/{train,val,test}.jsonl` hold one image a line: `image_id`, `image` (path below the image root), `captions`
+`splits/{train,val,test}.jsonl` have one image a line: `image_id`, `image` (path below the image root), `captions`
 (one or more). `splits/dataset.json` beside them names the image root (absolute, or relative to the splits folder),
 the counts, a checksum of each file, and what made them; with `cache`, stages read the scaled copies in `CACHE` instead.
 Splits are made by the prepare stage alone: a file that was edited since is refused.
@@ -23,7 +23,7 @@ from rvlr.errors import UserError, show
 SPLITS = ("train", "val", "test")
 CACHE = "../cache"  # from the splits folder
 FEWEST = {"train": 1, "val": 2, "test": 2}  # retrieval ranks at least two
-# Pillow also knows formats that start other programs or read other files, such as EPS
+# Pillow also reads formats that start other programs or read other files, such as EPS
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 

@@ -37,7 +37,7 @@ def tokenise(
 
 
 def learn_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer whose vocabulary holds every word and, for unseen words, every character of the cleaned
+    """A WordPiece tokenizer whose vocabulary has every word and, for unseen words, every character of the cleaned
     captions. Built by counting, so that the same captions always give the same ids."""
     words = Counter(word for caption in captions for word in clean_caption(caption, 10**6).split())
     characters = sorted({character for word in words for character in word})

@@ -1,7 +1,7 @@
 """The annotations of the public data sets, read into records. Nothing else reads them, so that all commands accept
 and refuse the same files; captions files of users are read by `rvlr.datasets.captions_file`.
 
-Enters: files as published, or a user's copies, which may hold anything. Leaves: a `Part`, the records of one
+Enters: files as published, or a user's copies, which may contain anything. Leaves: a `Part`, the records of one
 split in the order of the file, with all captions. There are three layouts:
 
 - the paper's (docs/METHOD.md, "The authors' files"): for val and test a list of `{"image", "caption": [...]}`, for

@@ -1,9 +1,9 @@
 """Copies of a data set's images, scaled down once, so that training need not decode large photographs every epoch.
 
-Enters: splits and a `Cache` section. Leaves: a folder that holds every image of the splits under the same path as below
+Enters: splits and a `Cache` section. Leaves: a folder with every image of the splits under the same path as below
 their image root, upright, RGB, its short side `short_side` pixels or less, and `cache.json`, which says what made it.
-The content tells the codec: a file may still be called .png. An image that is small enough, upright, RGB and of the
-wanted format already is copied byte for byte.
+The codec follows from the content: a file may still be called .png. An image that is small enough, upright, RGB and of
+the wanted format already is copied byte for byte.
 
 A build that was stopped leaves its finished images in `.FOLDER.partial` beside the folder. The next build with the same
 splits and settings resumes from there. Paths inside splits are not trusted: nothing is written outside the folder.

@@ -3,8 +3,8 @@
 Enters: the file. Leaves: a list of `Entry`, and the `Faults` that were found. The caller adds its own faults before
 all are raised at once. A file that cannot be taken apart (not UTF-8, broken syntax, wrong header) is refused here.
 
-JSON holds a list of records, and JSONL one record a line. A record has the keys `image` and either `captions` (a list)
-or `caption` (a string, or a list as in the annotations published for COCO, Flickr30K and VizWiz), and if wanted
+JSON contains a list of records, and JSONL one record a line. A record has the keys `image` and either `captions` (a
+list) or `caption` (a string, or a list as in the annotations published for COCO, Flickr30K and VizWiz), and if wanted
 `image_id` and `split`, where null counts as absent. CSV has the header `image,caption[,split][,image_id]` in
 any order and one caption a row, where an empty optional cell counts as absent. Blank lines are skipped in JSONL
 and CSV. The file is not trusted: an image path that is absolute or has `..` is a fault.
@@ -42,6 +42,7 @@ from rvlr.faults import Faults, Place, describe
 COLUMNS = ("image", "caption", "split", "image_id")
 
 _EXAMPLE = '{"image": "cat.jpg", "captions": ["a cat", "a grey cat asleep"]}'
+_PATH = "the path of an image file below the images folder"
 _FOREIGN = re.compile(r"[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]+://")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, which JSON can write as an escape, but UTF-8 cannot
 
@@ -69,8 +70,8 @@ def read(path: Path) -> tuple[list[Entry], Faults]:
     """Read a captions file.
 
     Returns the entries that name an image, and the faults of single records. Raises UserError if the file has another
-    ending than those of `READERS`, cannot be read, is not UTF-8, not valid JSON or CSV, has a wrong CSV header or holds
-    no record.
+    ending than those of `READERS`, cannot be read, is not UTF-8, not valid JSON or CSV, has a wrong CSV header or no
+    record.
     """
     check_ending(path)
     faults = Faults(path)
@@ -82,7 +83,7 @@ def read(path: Path) -> tuple[list[Entry], Faults]:
         if entry is not None:
             entries.append(entry)
     if empty and not faults:
-        faults.fail("no records found; the file must hold at least one image with a caption")
+        faults.fail("no records found; the file must contain at least one image with a caption")
     return entries, faults
 
 
@@ -112,7 +113,7 @@ def _read_json(text: str, faults: Faults) -> Fields:
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested too deep
         faults.fail(_syntax(error))
     if not isinstance(records, list):
-        faults.fail(f"found {show(records)}; the file must hold a list of records: [{_EXAMPLE}, ...]")
+        faults.fail(f"found {show(records)}; the file must contain a list of records: [{_EXAMPLE}, ...]")
     # the second pass is for the lines: a parsed list does not say where its records begin
     position, line, counted = text.index("[") + 1, 1, 0
     for number in range(1, len(records) + 1):
@@ -170,12 +171,12 @@ def _read_csv(text: str, faults: Faults) -> Fields:
                 header = _header(row, place, faults)
             elif len(row) != len(header):
                 found = f"{len(row)} fields where the header names {len(header)} ({', '.join(header)})"
-                faults.add(f"{found}; put a caption that holds commas in double quotes", place)
+                faults.add(f"{found}; put a caption with commas in it in double quotes", place)
             else:
                 cells = zip(header, row, strict=True)
                 yield place, {name: cell for name, cell in cells if cell or name in COLUMNS[:2]}
     except csv.Error as error:
-        rule = "quote a field that holds commas, quotes or line breaks, and double the quotes inside"
+        rule = "quote a field that contains commas, quotes or line breaks, and double the quotes inside"
         faults.fail(f"not valid CSV: {error} in the row that begins here; {rule}", Place(begin))
 
 
@@ -202,7 +203,7 @@ def _image_path(value: str) -> str:
             f"found {show(value)}, an address or a Windows path; give the path below the images folder, with /"
         )
     if not value.strip():
-        raise ValueError(f"found {show(value)}; give the path of an image file below the images folder")
+        raise ValueError(f"found {show(value)}; give {_PATH}")
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise ValueError(f"found {show(value)}, which leaves the images folder; give the path below it, without '..'")
     return path.as_posix()
@@ -226,9 +227,7 @@ SplitName = Literal["train", "val", "test", "validation", "valid", "dev"]
 _Text = Annotated[str, BeforeValidator(_check_characters)]
 _Caption = Annotated[_Text, AfterValidator(_caption)]
 _Captions = Annotated[list[_Caption], Field(min_length=1)]
-_ImagePath = Annotated[
-    _Text, AfterValidator(_image_path), Field(description="the path of an image file below the images folder")
-]
+_ImagePath = Annotated[_Text, AfterValidator(_image_path), Field(json_schema_extra={"allowed": _PATH})]
 
 
 class _Record(BaseModel):
@@ -256,7 +255,7 @@ _IMAGE: TypeAdapter[str] = TypeAdapter(_ImagePath)
 def _entry(fields: Any, place: Place, faults: Faults) -> Entry | None:
     """Check the fields of one record and note their faults; None if no usable image is named."""
     if not isinstance(fields, dict):
-        hint = "; a file that holds a list of records must end in .json" if isinstance(fields, list) else ""
+        hint = "; a file with a list of records must end in .json" if isinstance(fields, list) else ""
         faults.add(f"found {show(fields)}; a record must look like {_EXAMPLE}{hint}", place)
         return None
     found: list[str] = []

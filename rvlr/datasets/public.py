@@ -2,7 +2,7 @@
 
 Enters: a `Coco`, `Flickr30K` or `VizWiz` section and the annotation files (`rvlr.datasets.annotations`). Leaves:
 `splits/` as `rvlr.data.records` describes it; the images need not be there yet. An image is known by its path
-without extension. METHOD.md "The authors' files", "Training", "Evaluation".
+without extension. docs/METHOD.md, "The authors' files", "Training", "Evaluation".
 
 - COCO: train is Karpathy's train and restval with all captions; val and test have the first
   `captions_per_image`.
@@ -12,7 +12,7 @@ without extension. METHOD.md "The authors' files", "Training", "Evaluation".
   one file, so val is drawn from train, or with `val: published` the test images again. With `annotations:
   official`, test is all of VizWiz's val.json.
 
-Splits share no image, but where said above, and must hold as many as `counts` says; with `annotations:
+Splits share no image, except as said above, and must have as many as `counts` says; with `annotations:
 official` a `counts.test` of 1,000, the default, is that of the authors' file and is not asked for. What
 departs from the published splits is logged and kept as `notes` in `dataset.json`.
 
@@ -62,7 +62,7 @@ def make_splits(
 
     files: where the files lie that `section.annotation_sources` names. image_root: written to `dataset.json` as it is;
     absolute, or relative to `folder/splits`. check: sees the test split before anything is written. Raises
-    UserError if a file is damaged, splits share images or hold another number than expected; nothing is written
+    UserError if a file is damaged, splits share images or have another number than expected; nothing is written
     then.
     """
     parts = _read(section, files)
@@ -80,13 +80,13 @@ def make_splits(
     if section.annotations == "official":
         notes.add(
             f"Test is all {len(splits['test']):,} images of VizWiz's val.json that have captions; which of them the "
-            "paper drew, only the authors' file tells (dataset.annotations: authors)."
+            "paper drew, only the authors' file says (dataset.annotations: authors)."
         )
     _check_counts(section, splits, parts, notes)
     if isinstance(section, Flickr30K) and section.train_on_val:
         splits["train"] += splits["val"]
         notes.add(
-            f"Train holds the {len(splits['val']):,} val images too, as published: val is seen data, and the epoch "
+            f"Train contains the {len(splits['val']):,} val images too, as published: val is seen data, and the epoch "
             "chosen on it may be one that overfits.",
             logging.WARNING,
         )
@@ -132,13 +132,13 @@ def _read(section: PublicSection, files: Mapping[str, Path]) -> dict[str, Part]:
 
 
 def _take_val_out(section: Flickr30K, splits: Splits, notes: Notes) -> None:
-    """Take val images that the train file holds out of train: there they are an option, not an accident."""
+    """Take val images that are in the train file out of train: there they are an option, not an accident."""
     val = {record.image_id for record in splits["val"]}
     train = [record for record in splits["train"] if record.image_id not in val]
     taken = len(splits["train"]) - len(train)
     splits["train"] = train
     if taken and not section.train_on_val:
-        notes.add(f"The train file holds {taken:,} val images; they were taken out of train.")
+        notes.add(f"The train file contains {taken:,} val images; they were taken out of train.")
 
 
 def _check_disjoint(splits: Splits, parts: Mapping[str, Part]) -> None:
@@ -183,7 +183,7 @@ def _make_val(section: VizWiz, splits: Splits, parts: dict[str, Part], notes: No
 
 
 def _check_counts(section: PublicSection, splits: Splits, parts: Mapping[str, Part], notes: Notes) -> None:
-    """Raise UserError if a split holds another number of images than it must; note where that is another
+    """Raise UserError if a split has another number of images than it must; note where that is another
     number than the published."""
     faults = []
     official = section.annotations == "official"

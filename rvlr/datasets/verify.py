@@ -23,7 +23,7 @@ from rvlr.log import logger, track
 
 T = TypeVar("T")
 LISTING = "image-faults.txt"
-# each may hold an image of 89 million pixels, which takes up to 1 GB
+# each thread may have an image of 89 million pixels, which takes up to 1 GB
 THREADS = environment.threads()
 
 
@@ -81,18 +81,18 @@ def distinct_images(splits: Sequence[Split]) -> tuple[Path, list[str]]:
 
 
 def inspect(image: str, root: Path, inside: bool = False) -> Stored:
-    """Decode the image `image` below `root` and tell how the file holds it. Raises ImageError.
+    """Decode the image `image` below `root` and say how the file stores it. Raises ImageError.
 
     inside: links that leave `root`, which must be a real path then, are a fault.
     """
     path = root / image
     try:
         stays = not inside or Path(os.path.realpath(path)).is_relative_to(root)
-    except ValueError as error:  # characters that no file name can hold
+    except ValueError as error:  # characters that no file name can contain
         raise ImageError(f"cannot be a file: {error}; correct the name") from None
     if not stays:
         raise ImageError(f"is a link that leaves {root}; put the file itself into that folder")
-    # nobody looks at the pixels, so a JPEG may become as small as it can: all of its data are still decoded
+    # the pixels are not used, so a JPEG may be reduced as far as possible: all of its data are still decoded
     return decode(path, at_least=1)[1]
 
 

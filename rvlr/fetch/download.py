@@ -1,6 +1,6 @@
 """Fetching: from the origin of one file, its addresses or an existing file, to a complete and checked target.
 
-Meanwhile three files lie beside the target NAME: `.NAME.partial` holds the bytes that have come, `.NAME.partial.json`
+Meanwhile three files lie beside the target NAME: `.NAME.partial` has the bytes that have come, `.NAME.partial.json`
 what the server said of the file, and `.NAME.lock` makes a second process wait. A broken transfer resumes from its last
 byte (RFC 9110, sections 13.1.5 and 14), even after a kill.
 """
@@ -108,13 +108,13 @@ def _link(name: str, source: Origin, file: Path, target: Path) -> None:
 
 
 class _Transfer:
-    """One file on its way to `target`; the caller holds the lock."""
+    """One file on its way to `target`; the caller has the lock."""
 
     def __init__(self, name: str, source: Origin, target: Path, unpacked: bool, patience: Patience) -> None:
         self.name, self.source, self.target, self.unpacked, self.patience = name, source, target, unpacked, patience
         self.part = files.unfinished(target)
         self.about = self.part.with_name(f"{self.part.name}.json")
-        self.inherited = False  # the part holds bytes of an earlier run or another address
+        self.inherited = False  # the part has bytes of an earlier run or another address
         self.start = 0  # the byte from which this attempt resumed
         self.back_off = wait_random_exponential(multiplier=patience.back_off, max=patience.longest_wait)
 

@@ -99,8 +99,8 @@ def link_images(existing: Path, folder: Path) -> None:
             target = inner
         elif not any(_images_in(target)):
             raise UserError(
-                f"{existing}: holds no image ({', '.join(SUFFIXES)}), and neither does a folder {folder.name} in it; "
-                "give the folder that the images lie in"
+                f"{existing}: has no image in it ({', '.join(SUFFIXES)}), and neither has a folder {folder.name} "
+                "in it; give the folder that the images lie in"
             )
     except OSError as error:
         raise UserError(f"{existing}: {error.strerror}; give the folder that the images lie in") from error
@@ -132,15 +132,11 @@ def read_member(archive: Path, name: str, limit: int) -> bytes:
         members = [member for member in _zip_members(archive, file) if not member.is_junk]
         found = [member for member in members if member.name == name]
         if len(found) != 1:
-            raise UserError(
-                f"{archive}: {'more than one' if found else 'no'} {name} in it; it holds {_names(found or members)}; "
-                f"{_remedy(archive, 'an archive that holds exactly one')}"
-            )
+            what = f"{'more than one' if found else 'no'} {name} in it; it holds {_names(found or members)}"
+            raise _fault(archive, what, "an archive with exactly one")
         if found[0].size > limit:
-            raise UserError(
-                f"{archive}: {show(found[0].path)} has {found[0].size:,} bytes, {limit:,} are allowed; "
-                f"{_remedy(archive, 'the published archive')}"
-            )
+            what = f"{show(found[0].path)} has {found[0].size:,} bytes, {limit:,} are allowed"
+            raise _fault(archive, what, "the published archive")
         return _content(archive, found[0])
 
 
@@ -186,21 +182,15 @@ def _images(archive: Path, members: Iterable[_Member], expected: int | None) -> 
         if member.is_image:
             first = images.setdefault(member.name, member)
             if (first.size, first.crc) != (member.size, member.crc):
-                raise UserError(
-                    f"{archive}: {show(first.path)} and {show(member.path)} are different images of the same name; "
-                    f"{_remedy(archive, 'an archive in which names are unique')}"
-                )
+                what = f"{show(first.path)} and {show(member.path)} are different images of the same name"
+                raise _fault(archive, what, "an archive in which names are unique")
         elif not member.is_junk:
             others.append(member)
     if not images:
-        raise UserError(
-            f"{archive}: no image ({', '.join(SUFFIXES)}) in it; it holds {_names(others)}; "
-            f"{_remedy(archive, 'the archive of the images')}"
-        )
+        what = f"no image ({', '.join(SUFFIXES)}) in it; it holds {_names(others)}"
+        raise _fault(archive, what, "the archive of the images")
     if expected not in (None, len(images)):
-        raise UserError(
-            f"{archive}: {len(images):,} images in it, {expected:,} expected; {_remedy(archive, 'the whole archive')}"
-        )
+        raise _fault(archive, f"{len(images):,} images in it, {expected:,} expected", "the whole archive")
     return images
 
 
@@ -237,19 +227,15 @@ def _content(archive: Path, member: _Member) -> bytes:
 @contextmanager
 def _reading(archive: Path, path: str | None = None) -> Iterator[None]:
     """Say what is wrong when reading the archive, or `path` in it, fails."""
-    where, what = f"{archive}: ", "damaged, incomplete or no zip or tar at all"
-    if path is not None:
-        where, what = f"{where}{show(path)}: ", "damaged"
+    what = "damaged, incomplete or no zip or tar at all" if path is None else f"{show(path)}: damaged"
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # on damaged files the readers raise almost anything
         if isinstance(error, OSError) and error.filename is not None:  # it could not even be opened
-            raise UserError(f"{where}{error.strerror}; put a readable archive there") from error
-        raise UserError(
-            f"{where}{what} ({str(error) or type(error).__name__}); {_remedy(archive, 'a sound archive')}"
-        ) from error
+            raise UserError(f"{archive}: {error.strerror}; put a readable archive there") from error
+        raise _fault(archive, f"{what} ({str(error) or type(error).__name__})", "a sound archive") from error
 
 
 def _zip_members(archive: Path, file: zipfile.ZipFile) -> Iterator[_Member]:
@@ -340,22 +326,20 @@ def _check_member(archive: Path, path: str, size: int, total: int) -> None:
 
 
 def _refusal(archive: Path, path: str, why: str) -> UserError:
-    wanted = _remedy(archive, "one from a source you trust")
-    return UserError(
-        f"{archive}: {show(path)} {why}; nothing is unpacked; {wanted}, or unpack it yourself and give that folder as "
-        "`existing`"
-    )
+    fault = _fault(archive, f"{show(path)} {why}; nothing is unpacked", "one from a source you trust")
+    return UserError(f"{fault}, or unpack it yourself and give that folder as `existing`")
 
 
-def _remedy(archive: Path, wanted: str) -> str:
-    """What to do about a wrong archive. A user's own is a link here, see `rvlr.fetch.download`: it is neither deleted
-    nor fetched."""
-    if archive.is_symlink():
-        return f"it is your own file {archive.readlink()}: give {wanted} as `existing` instead"
-    return (
-        f"put {wanted} there, or delete the file so that it is fetched again, from another address in `sources` if the "
-        "same file would come"
+def _fault(archive: Path, what: str, wanted: str) -> UserError:
+    """What is wrong with an archive, and what to do. A user's own is a link here, see `rvlr.fetch.download`: it is
+    neither deleted nor fetched."""
+    remedy = (
+        f"it is your own file {archive.readlink()}: give {wanted} as `existing` instead"
+        if archive.is_symlink()
+        else f"put {wanted} there, or delete the file so that it is fetched again, from another address in `sources` "
+        "if the same file would come"
     )
+    return UserError(f"{archive}: {what}; {remedy}")
 
 
 def _is_image(name: str) -> bool:

@@ -1,9 +1,8 @@
 """The embedded data set `shapes`: rendered scenes and captions, with a knob for the imbalance between the
 two.
 
-Enters: the `Shapes` section. Leaves: PNG files and splits (`rvlr.data.records`). No download, seconds to
-make, and what every image shows and every caption says is known, so it can be counted how well retrieval can
-do at all.
+Enters: the `Shapes` section. Leaves: PNG files and splits (`rvlr.data.records`). No download, made in
+seconds. What every image shows and every caption says is known, so the best possible retrieval can be computed.
 
 Scenes (`rvlr.datasets.shapes.scene`): 2 to 4 things on a background of 5 colours, each in its own cell of a 3 x 3 grid,
 with one of 6 shapes, 7 colours and 2 sizes. Every scene is an edited member of one of 40 families, so that
@@ -17,13 +16,13 @@ none, changing order, openings, capitals and full stops. What a caption says is 
 
 The knob `imbalance` takes from one modality and leaves the files of the other as they are at 0:
 
-- above 0, captions leave out more, with a probability between 0.5 and 0.9 at 1; what is told is always a
-  subset of what is told at a lower value;
-- below 0, images hide what captions still tell: shape, colour, size and background are each drawn as
+- above 0, captions leave out more, with a probability between 0.5 and 0.9 at 1; the facts stated are always
+  a subset of those stated at a lower value;
+- below 0, images hide what captions still say: shape, colour, size and background are each drawn as
   "unknown" (`rvlr.datasets.shapes.scene.render`) with a probability of up to HIDDEN. Places and the number of things
   stay visible.
 
-What the oracle of `tests/test_shapes.py`, which knows all told and shown facts and guesses among the images
+What the oracle of `tests/test_shapes_oracle.py`, which is given all stated and shown facts and guesses among the images
 that fit, reaches on the 400 test images from text to image (default section, seed 0):
 
     imbalance           -1  -0.5     0   0.5     1
@@ -38,7 +37,7 @@ random order. The first are a yardstick for images, not a bound: captions also d
 To study the method's claim, prepare the data set at several values and compare students with and without
 distillation by their single-modal NDCG. From -1 to 0 the captions, and so the relevance, are identical:
 numbers can be compared across values. Above 0 the relevance changes with the captions: compare models at one
-value only. Captions tell places and colours, so train without flips and RandAugment, and with crops that keep
+value only. Captions state places and colours, so train without flips and RandAugment, and with crops that keep
 nearly all.
 """
 

@@ -12,11 +12,11 @@ from rvlr.datasets.shapes.scene import ATTRIBUTES, COLUMNS, ROWS, Scene, Thing
 
 LEFT_OUT = ((0.0, 0.4), (0.5, 0.9))  # share of facts left out: lowest and highest, at imbalance 0 and at 1
 RELATIONAL = 0.25  # probability that two things are placed by a relation, not by their cells
-COUNTING = 0.25  # ... that the number of things is told
-GROUPING = 0.5  # ... that things of one look are not told apart by place
+COUNTING = 0.25  # ... that the number of things is stated
+GROUPING = 0.5  # ... that the places of things that look the same are left out
 BRIEF = 0.25  # ... of the telegraphic style without articles
 SHUFFLED = 0.4  # ... that things are not named in reading order
-MAX_WORDS = 30  # evaluation reads no more (METHOD.md, "Training")
+MAX_WORDS = 30  # evaluation reads no more (docs/METHOD.md, "Training")
 
 _SHAPES = {
     "circle": (("circle", "circles"), ("circle", "circles"), ("disc", "discs")),
@@ -62,7 +62,7 @@ class Told:
         return sum(value is not None for value in values)
 
 
-# --- what to tell ------------------------------------------------------------------------------------------
+# --- what to state -----------------------------------------------------------------------------------------
 
 
 def _left_out(imbalance: float, level: float) -> float:
@@ -72,7 +72,7 @@ def _left_out(imbalance: float, level: float) -> float:
 
 
 def _relation(scene: Scene, rng: Random) -> Relation:
-    """A relation that holds between two things of the scene."""
+    """A true relation between two things of the scene."""
     first, second = rng.sample(range(len(scene.things)), 2)
     one, other = scene.things[first], scene.things[second]
     sideways = rng.random() < 0.5
@@ -258,7 +258,7 @@ def _sentence(told: Told, scene: Scene, brief: bool, rng: Random) -> str:
 
 
 def phrase(told: Told, scene: Scene, rng: Random) -> str:
-    """A caption of at most MAX_WORDS words that states `told`, which holds for `scene`."""
+    """A caption of at most MAX_WORDS words that states `told`, which is true of `scene`."""
     text = _sentence(told, scene, rng.random() < BRIEF, rng)
     if len(text.split()) > MAX_WORDS:
         text = _sentence(told, scene, True, rng)

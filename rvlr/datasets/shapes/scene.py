@@ -1,7 +1,7 @@
 """Scenes of the data set `shapes`: what they are made of, how they are sampled and rendered.
 
 A `Scene` stands for what is there (no field is None), for what an image shows of it, or for what a caption
-tells of it (None where the attribute is hidden or left out). Whether image and caption fit is thus a question
+says of it (None where the attribute is hidden or left out). Whether image and caption fit is thus a question
 about two scenes.
 """
 
@@ -46,7 +46,7 @@ _STRETCH = {"square": 0.88, "triangle": 1.14, "star": 1.16}  # makes the shapes 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object. None: not told by the caption, or not shown by the image."""
+    """One object. None: not stated by the caption, or not shown by the image."""
 
     shape: str | None = None
     colour: str | None = None
@@ -92,7 +92,7 @@ def _new_thing(things: list[Thing], rng: Random) -> Thing:
 
 
 def _edited(thing: Thing, others: list[Thing], rng: Random) -> Thing:
-    """`thing` with each attribute drawn anew with probability EDIT."""
+    """`thing` with each attribute drawn again with probability EDIT."""
     if rng.random() < EDIT:
         thing = replace(thing, shape=rng.choice(SHAPES))
     if rng.random() < EDIT:
