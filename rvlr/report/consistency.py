@@ -59,7 +59,7 @@ class Evaluation(_Record):
     protocols: protocol -> metric -> value.
     """
 
-    run: Annotated[str, Field(pattern=f"^{runs.PATTERN.pattern}$", description=runs.ALLOWED)]
+    run: Annotated[str, Field(pattern=f"^{runs.PATTERN.pattern}$", json_schema_extra={"allowed": runs.ALLOWED})]
     seed: int
     split: str
     counts: Counts
