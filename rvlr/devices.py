@@ -1,12 +1,12 @@
-"""Which GPU is mine: stages that share a machine lease devices from each other.
+"""Leases of GPUs: stages that run on one machine at the same time use different devices.
 
-`--resources gpu=4` only counts GPUs; nothing tells two concurrent jobs of one machine, or of one Slurm allocation, to
-use different ones. A lease is a locked file per device, named by the device's UUID and shared by all users of the
-machine; the system frees it however the process ends. `CUDA_VISIBLE_DEVICES` narrows the choice, and chooses the CPU if
-it is empty. Devices are listed by `nvidia-smi`, so that CUDA is not initialised before the choice is made.
+`--resources gpu=4` only counts GPUs; it does not assign different GPUs to two concurrent jobs of one machine, or of one
+Slurm allocation. A lease is a locked file for each device, named by the device's UUID and shared by all users of the
+machine. The system frees the lock when the process ends, for any reason. `CUDA_VISIBLE_DEVICES` limits the choice of
+devices; if it is empty, the CPU is used. Devices are listed by `nvidia-smi`, so that CUDA is not initialised before the
+choice is made.
 """
 
-import fcntl
 import os
 import re
 import shutil
@@ -16,13 +16,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from rvlr import environment
+from rvlr import environment, files
 from rvlr.errors import UserError
 from rvlr.log import logger
 
 POLL_SECONDS = 2.0
 LOCKS = Path("/tmp")
-"""Where the locks lie: not below TMPDIR, which may differ between the users and jobs of a machine."""
+"""Folder of the locks: not TMPDIR, which may differ between the users and jobs of a machine."""
 DRIVER = Path("/proc/driver/nvidia/version")
 DEVICE_FILES = Path("/dev")
 _ON_THE_CPU = "to use the CPU on purpose, set CUDA_VISIBLE_DEVICES to nothing, as in `CUDA_VISIBLE_DEVICES= snakemake`"
@@ -31,11 +31,11 @@ _LISTED = re.compile(r"^(\s*)(?:GPU (\d+):|MIG ).*\(UUID: ([^)]+)\)", re.MULTILI
 
 
 def lease(count: int) -> list[int]:
-    """Wait until `count` GPUs of this machine are free, hold them until this process ends, and make them the only
-    visible ones. Returns the descriptors of their locks. Without a GPU, or where `CUDA_VISIBLE_DEVICES` is empty,
+    """Wait until `count` GPUs of this machine are free, lock them until this process ends, and make them the only
+    visible GPUs. Returns the descriptors of their locks. Without a GPU, or where `CUDA_VISIBLE_DEVICES` is empty,
     nothing is leased and the stage runs on the CPU.
 
-    Raises UserError if there are fewer GPUs than that, or cores, or if there is a GPU that cannot be listed.
+    Raises UserError if there are fewer than `count` GPUs (or cores, without a GPU), or a GPU that cannot be listed.
     """
     visible = _visible()
     if not visible:
@@ -54,29 +54,29 @@ def lease(count: int) -> list[int]:
     parts = [name for name in visible if name.startswith("MIG-")]
     if count > 1 and parts:
         raise UserError(f"processes: {count} need whole GPUs, but {parts[0]} is a part of one; set processes to 1")
-    told = False
-    while len(held := _try(visible, count)) < count:
-        if not told:
+    waiting = False
+    while len(leased := _try(visible, count)) < count:
+        if not waiting:
             logger.info("waiting for %d of %d GPUs to become free", count, len(visible))
-            told = True
+            waiting = True
         time.sleep(POLL_SECONDS)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased)
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     logger.info("leased GPU %s", os.environ["CUDA_VISIBLE_DEVICES"])
-    return list(held.values())
+    return list(leased.values())
 
 
 def usable() -> bool:
-    """Whether this process computes on a GPU: one was leased, or without a lease, there is one.
+    """Whether this process computes on a GPU: a leased GPU or, without a lease, any GPU of the machine.
 
-    Raises UserError if there is one that PyTorch cannot use, rather than being slow on the CPU in silence.
+    Raises UserError if there is a GPU that PyTorch cannot use, rather than silently using the slow CPU.
     """
     import torch
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given in _NO_GPU:
         return False
-    with warnings.catch_warnings(action="ignore"):  # what it warns of is said below
+    with warnings.catch_warnings(action="ignore"):  # the error below says the same
         if torch.cuda.is_available():
             return True
     if given or _device_files():
@@ -89,7 +89,7 @@ def usable() -> bool:
 
 
 def _visible() -> list[str]:
-    """The UUIDs of the devices that this stage may use, in the order in which they are to be taken."""
+    """The UUIDs of the devices that this stage may use, in the order of preference."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None and given.strip() in _NO_GPU:
         return []
@@ -106,7 +106,7 @@ def _visible() -> list[str]:
 
 
 def _resolve(name: str, listed: dict[str, list[str]]) -> list[str]:
-    """The UUIDs that a name in CUDA_VISIBLE_DEVICES stands for: an index, or the beginning of one UUID."""
+    """The UUIDs of a name in CUDA_VISIBLE_DEVICES, which is an index or the beginning of one UUID."""
     if name.isdecimal() and int(name) < len(listed):
         return list(listed.values())[int(name)]
     whole = {gpu: parts for gpu, parts in listed.items() if gpu.startswith(name)}
@@ -119,12 +119,12 @@ def _resolve(name: str, listed: dict[str, list[str]]) -> list[str]:
 
 
 def _list() -> dict[str, list[str]]:
-    """Every GPU by its UUID, in the order of the PCI bus, with what can be used of it: the UUIDs of its MIG devices, or
-    its own. Raises UserError if there are device files and no list."""
+    """For the UUID of every GPU, in the order of the PCI bus, the UUIDs of the devices that can be used: its MIG
+    devices, or the GPU itself. Raises UserError if there are device files but nvidia-smi lists nothing."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        if files := _device_files():
-            raise UserError(f"{', '.join(files)}: there is a GPU, but nvidia-smi is not on PATH; {_ON_THE_CPU}")
+        if present := _device_files():
+            raise UserError(f"{', '.join(present)}: there is a GPU, but nvidia-smi is not on PATH; {_ON_THE_CPU}")
         return {}
     try:
         done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=60)
@@ -136,16 +136,16 @@ def _list() -> dict[str, list[str]]:
             found[uuid] = []
         else:
             found[list(found)[-1]].append(uuid)
-    if not found and (files := _device_files()):
+    if not found and (present := _device_files()):
         said = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
-        raise UserError(f"{', '.join(files)}: there is a GPU, but `{program} -L` says: {said}; {_ON_THE_CPU}")
+        raise UserError(f"{', '.join(present)}: there is a GPU, but `{program} -L` says: {said}; {_ON_THE_CPU}")
     return {gpu: parts or [gpu] for gpu, parts in found.items()}
 
 
 def _device_files() -> list[str]:
-    """What says that there is an NVIDIA GPU, whether or not it works."""
-    files = sorted(str(path) for path in DEVICE_FILES.glob("nvidia[0-9]*"))
-    return files or ([str(DRIVER)] if DRIVER.exists() else [])
+    """The files that show that there is an NVIDIA GPU, also if it does not work."""
+    found = sorted(str(path) for path in DEVICE_FILES.glob("nvidia[0-9]*"))
+    return found or ([str(DRIVER)] if DRIVER.exists() else [])
 
 
 def _driver() -> str:
@@ -157,13 +157,11 @@ def _driver() -> str:
 
 
 def _try(names: Sequence[str], count: int) -> dict[str, int]:
-    """Lock `count` of the devices and return their names with the descriptors of the locks, or lock none."""
+    """Lock `count` of the devices, or none. Returns their names with the descriptors of their locks."""
     locks: dict[str, int] = {}
     for name in names:
         descriptor = _open(LOCKS / f"rvlr-{name.replace('/', '-')}.lock")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not files.try_lock(descriptor):
             os.close(descriptor)
             continue
         locks[name] = descriptor
@@ -175,8 +173,8 @@ def _try(names: Sequence[str], count: int) -> dict[str, int]:
 
 
 def _open(path: Path) -> int:
-    """Open a lock that every user of the machine can open. In a sticky folder the kernel may refuse O_CREAT for a file
-    of somebody else, hence two ways."""
+    """Open a lock file that every user of the machine can open. In a sticky folder the kernel may refuse O_CREAT for a
+    file of another user, hence the attempt without it."""
     flags = os.O_RDWR | os.O_NOFOLLOW
     mask = os.umask(0)
     try:
@@ -187,6 +185,6 @@ def _open(path: Path) -> int:
         except FileExistsError:  # another stage was faster
             return os.open(path, flags)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; it marks who uses a GPU: ask its owner to remove it") from None
+        raise UserError(f"{path}: {error.strerror}; it marks a GPU as used: ask its owner to remove it") from None
     finally:
         os.umask(mask)

@@ -1,7 +1,7 @@
-"""YAML and JSON from outside, read strictly: what other readers pass over in silence is an error here.
+"""YAML and JSON from outside, read strictly: what other readers silently accept is an error here.
 
-Enters: text and the name of its file. Leaves: plain values, mappings with text as keys. Whatever the file holds,
-reading ends within seconds with a value or with a UserError that names the file and the line.
+Enters: text and the name of its file. Leaves: plain values, mappings with text as keys. For any text, reading ends
+within seconds, with a value or with a UserError that names the file and the line.
 """
 
 import json
@@ -22,10 +22,10 @@ _READ_AS = {"int": "a number", "float": "a number", "bool": "true or false", "nu
 _PLAIN = {f"{_TAG}{name}" for name in (*_READ_AS, "str", "seq", "map", "merge")}
 _OCTAL = re.compile(r"[-+]?0[0-7_]+")
 _HINTS = {  # the start of PyYAML's words -> ours
-    "but found another document": "a second document begins here; one file holds one",
+    "but found another document": "a second document begins here; a file may contain one only",
     r"found character '\t'": "a tab; YAML indents with spaces",
     "mapping values are not allowed here": "a colon where none may be; indent the line as its neighbours are, or put "
-    "text that holds ': ' in quotes",
+    "text that contains ': ' in quotes",
     "expected <block end>": "not indented as the lines before it, or a quote or bracket is left over",
     "second occurrence": "an anchor with the name of another one; rename it",
     "found unexpected end of stream": "a quote is not closed",
@@ -36,25 +36,31 @@ _HINTS = {  # the start of PyYAML's words -> ours
 def parse_yaml(text: str, source: str) -> Any:
     """The value of one YAML document. Raises UserError naming `source` and the line of the fault.
 
-    Refused are keys given twice (a key laid over one that `<<` merges in is fine) or not text, aliases that stand for
-    themselves or multiply beyond reason, tags, numbers that YAML 1.1 reads in base 8 or 60, and several documents.
+    The reader refuses: keys that are given twice or are not text (a key laid over one that `<<` merges in is fine),
+    aliases that contain themselves or multiply the values to more than 20,000, tags, numbers that YAML 1.1 reads in
+    base 8 or 60, and several documents.
     """
     try:
         return _Loader(text).get_single_data()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         sign = f"U+{ord(error.character) if isinstance(error.character, str) else error.character:04X}"
-        raise UserError(f"{source}: line {line}: the character {sign}, which no text holds; remove it") from None
+        raise UserError(f"{source}: line {line}: the character {sign}, which no text contains; remove it") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise UserError(f"{source}: line {mark.line + 1}: {_explain(error)}") from None
+        line = mark.line + 1 if mark is not None else 1
+        raise UserError(f"{source}: line {line}: {_explain(error)}") from None
 
 
 def parse_json(text: str, source: str, kind: type = dict) -> Any:
-    """The object, or with `kind=list` the list, that JSON holds. Raises UserError naming `source` and the fault."""
-    hooks = {"object_pairs_hook": each_key_once, "parse_constant": _refuse_number, "parse_float": _finite}
+    """The object, or with `kind=list` the list, in a JSON text. Raises UserError naming `source` and the fault."""
     try:
-        found = json.loads(text.removeprefix("\ufeff"), **hooks)
+        found = json.loads(
+            text.removeprefix("\ufeff"),
+            object_pairs_hook=each_key_once,
+            parse_constant=_refuse_number,
+            parse_float=_finite,
+        )
     except json.JSONDecodeError as error:
         raise UserError(f"{source}: line {error.lineno}: not valid JSON: {error.msg}") from None
     except RecursionError:
@@ -63,8 +69,8 @@ def parse_json(text: str, source: str, kind: type = dict) -> Any:
         digits = "digits" in str(error)  # Python reads no whole number of more than 4,300
         raise UserError(f"{source}: not valid JSON: {'a number of thousands of digits' if digits else error}") from None
     if not isinstance(found, kind):
-        names = {dict: "an object, {...}", list: "a list, [...]"}
-        raise UserError(f"{source}: holds {names.get(type(found), 'a single value')}; it must hold {names[kind]}")
+        names: dict[type, str] = {dict: "an object, {...}", list: "a list, [...]"}
+        raise UserError(f"{source}: contains {names.get(type(found), 'a single value')}; give {names[kind]}")
     return found
 
 
@@ -72,26 +78,27 @@ def parse_json(text: str, source: str, kind: type = dict) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses what `parse_yaml` names."""
+    """PyYAML's safe loader, which also refuses what `parse_yaml` lists."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._open: list[str | None] = []  # anchors of the nodes that are being read
+        self._open: list[str | None] = []  # anchors of the nodes around the current one
         self._count = 0
         self._size: dict[yaml.Node, int] = {}  # values in a node, those behind aliases too
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        event, before = self.peek_event(), self._count
+        before = self._count
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs give it no types
         if len(self._open) >= _DEPTH:
             _refuse(f"nested more than {_DEPTH} deep", event)
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self._open:
                 _refuse(f"the alias *{event.anchor} stands inside what it stands for", event)
-            node = super().compose_node(parent, index)
+            node = self._compose(parent, index)
             self._count += self._size[node]
         else:
             self._open.append(event.anchor)
-            node = super().compose_node(parent, index)
+            node = self._compose(parent, index)
             self._open.pop()
             self._count += 1
             self._size[node] = self._count - before
@@ -102,7 +109,12 @@ class _Loader(yaml.SafeLoader):
             _refuse(f"more than {_NODES:,} values, those behind aliases counted wherever they are used", event)
         return node
 
-    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+    def _compose(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        node = super().compose_node(parent, index)
+        assert node is not None  # there is a next event
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         node = super().compose_scalar_node(anchor)
         kind = node.tag.removeprefix(_TAG)
         base = None
@@ -112,7 +124,7 @@ class _Loader(yaml.SafeLoader):
             _refuse(f"{node.value} is a number in base {base} to YAML; write it in base 10, or in quotes as text", node)
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
@@ -140,7 +152,7 @@ def _refuse(problem: str, place: Any) -> NoReturn:
 
 
 def _explain(error: yaml.MarkedYAMLError) -> str:
-    """What PyYAML says, or our words for it."""
+    """PyYAML's message, or our words for it."""
     problem = error.problem or error.context or "not valid YAML"
     if isinstance(error, yaml.constructor.ConstructorError) and error.context is None:
         return problem

@@ -2,8 +2,8 @@
 
 Launchers such as `torchrun`, `mpirun` and `accelerate launch` leave variables behind that PyTorch and accelerate read:
 a stray `WORLD_SIZE` hangs a training, `ACCELERATE_GRADIENT_ACCUMULATION_STEPS` changes its weights. So do switches of
-numerical libraries. They are removed before those libraries are loaded. One process of several knows its place from
-our own launcher alone, see `rvlr.launch`.
+numerical libraries. All these variables are removed before those libraries are loaded. The place of a process among
+others comes from our own launcher only, see `rvlr.launch`.
 """
 
 import os
@@ -45,8 +45,8 @@ _removed: set[str] = set()
 
 @dataclass(frozen=True)
 class Place:
-    """Which of the `count` processes of a stage this one is; `folder` is what they share while they run, `lifeline`
-    a descriptor that reads as ended once their launcher is gone."""
+    """The place of this process, `rank`, among the `count` processes of a stage. `folder` is the folder that they share
+    while they run; `lifeline` is a descriptor that reads as ended once their launcher is gone."""
 
     rank: int
     count: int
@@ -54,15 +54,15 @@ class Place:
     lifeline: int
 
     def variables(self) -> dict[str, str]:
-        """What the launcher sets for this place; called in the launcher."""
+        """The environment variables of the process at this place; called in the launcher."""
         return {_PLACE: f"{os.getpid()}:{self.rank}:{self.count}:{self.lifeline}:{self.folder}"}
 
     def first_to_fail(self) -> bool:
-        """Whether none of the processes has failed before; true once. The first reports its fault, the others end
-        because of it and have nothing to add."""
+        """Whether this is the first process to fail; true once. The first process reports its fault; the others end
+        because of that fault and report nothing."""
         try:
             os.close(os.open(self.folder / "failed", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except OSError:  # it is there, or the launcher has removed the folder
+        except OSError:  # the file exists, or the launcher has removed the folder
             return False
         return True
 
@@ -72,7 +72,8 @@ class Place:
 
 
 def prepare() -> None:
-    """Remove what must not reach a stage, and set what libraries read when they are loaded: the number of threads."""
+    """Remove the variables that must not reach a stage, and set those that libraries read when they are loaded, such as
+    the number of threads."""
     found = [name for name in os.environ if name in _FOREIGN or name.startswith(_FOREIGN_PREFIXES)]
     for name in found:
         del os.environ[name]
@@ -80,7 +81,7 @@ def prepare() -> None:
     os.environ.update(dict.fromkeys(_ONLY_THREADS, str(threads())))
     # threads that wait must sleep: spinning, two stages that share cores slow each other down tenfold
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # or loading from the cache asks the hub who is using it
+    # without it, loading from the cache contacts the hub
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
@@ -90,8 +91,8 @@ def removed() -> list[str]:
 
 
 def threads() -> int:
-    """The threads of this process: of the cores it may use, eight at most, its share. Results on a CPU depend on the
-    number, so it is the machine's, whatever OMP_NUM_THREADS says."""
+    """The number of threads of this process: its share of the cores that the stage may use, of eight at most. Results
+    on a CPU depend on the number of threads, so it depends on the machine alone and not on OMP_NUM_THREADS."""
     here = place()
     return max(1, min(MOST_THREADS, cores()) // (here.count if here else 1))
 
@@ -102,9 +103,9 @@ def cores() -> int:
 
 
 def place() -> Place | None:
-    """This process' place among those that our launcher started, or None if it was not started by it.
+    """The place of this process among those that our launcher started, or None if our launcher did not start it.
 
-    A variable that is left over from another stage does not count; a process whose launcher is gone already ends.
+    A variable that is left over from another stage is ignored. A process whose launcher is already gone exits.
     """
     given = os.environ.get(_PLACE, "").split(":", 4)
     if len(given) < 5 or not all(part.isdigit() for part in given[:4]):

@@ -1,4 +1,4 @@
-"""Exceptions that the command line turns into a message and an exit status."""
+"""Exceptions that the command line turns into a message and an exit status, and the advice on errors of the system."""
 
 import errno
 import reprlib
@@ -36,23 +36,23 @@ def show(value: Any) -> str:
 
 
 class UserError(Exception):
-    """Something a user can mend: bad input, bad configuration, files that do not match.
+    """A fault that a user can fix: bad input, bad configuration, files that do not match.
 
-    Names the file, key or line, what was found, what is allowed and how to mend it. The command line prints the message
-    without a traceback and exits with status 1.
+    The message names the file, key or line, what was found, what is allowed and how to fix the fault. The command line
+    prints the message without a traceback and exits with status 1.
     """
 
 
 class LogFileError(UserError):
-    """The log file is a file that is to be made: not even this message may be written to it."""
+    """The log file is one of the files to be made: not even this message may be written to it."""
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: the run was asked to stop
+class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop
     """A training was asked to stop by a signal and has saved its state; the exit status is 128 + the signal."""
 
     def __init__(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
-        super().__init__(f"interrupted by {name} at step {step}; the same command goes on from there")
+        super().__init__(f"interrupted by {name} at step {step}; the same command resumes from there")
         self.exit_status = 128 + number
 
 

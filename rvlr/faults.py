@@ -1,6 +1,6 @@
 """Faults of validated data in our words: which key, what was found, what is allowed.
 
-Enters: pydantic's ValidationError and the type that was validated against, whose JSON schema knows what is allowed.
+Enters: pydantic's ValidationError and the type that was validated against, whose JSON schema says what is allowed.
 Leaves: one line a fault. In the schema, `allowed` are the words for a pattern, and `unit` is the unit of a number.
 """
 
@@ -26,7 +26,7 @@ _PLURALS = {"text": "texts", "a path": "paths", "a number": "numbers", "a whole 
 
 
 class Place(NamedTuple):
-    """Where something begins in a captions file: its line and, in JSON, the number of its record, from 1."""
+    """The place of a fault in a captions file: the line and, in JSON, the number of the record, from 1."""
 
     line: int
     record: int | None = None
@@ -36,7 +36,7 @@ class Place(NamedTuple):
 
 
 class Faults:
-    """What is wrong with a captions file and its images, gathered to be shown at once. True if any."""
+    """The faults of a captions file and its images, collected to be shown together. True if there are any."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,12 +46,12 @@ class Faults:
         return bool(self._found)
 
     def add(self, message: str, place: Place | None = None) -> None:
-        """Note a fault at `place`, or of the file as a whole."""
+        """Add a fault at `place`, or of the file as a whole."""
         self._found.append((place or Place(0), f"{place}: {message}" if place else message))
 
     def check(self, listing: Path | None = None) -> None:
-        """Raise UserError with the faults in the order of the file, if there are any. Those beyond the first are
-        counted, and then all are written to `listing`, if that is given."""
+        """Raise UserError with the faults in the order of the file, if there are any. The message shows the first
+        `FAULTS_SHOWN`; if there are more, it says how many, and all faults are written to `listing`, if given."""
         if not self._found:
             return
         count = len(self._found)
@@ -66,14 +66,14 @@ class Faults:
         raise UserError("\n  ".join([title, *lines]))
 
     def fail(self, message: str, place: Place | None = None) -> NoReturn:
-        """Note a fault after which the file cannot be read further, and raise UserError with all."""
+        """Add a fault after which the file cannot be read further, and raise UserError with all faults."""
         self.add(message, place)
         self.check()
         raise AssertionError("a fault was added")
 
 
 def suggest(word: Any, known: Iterable[str]) -> str | None:
-    """The one of `known` that was probably meant: but for case, hyphens and a few letters the same."""
+    """The name among `known` that was probably meant: apart from case, hyphens and a few letters it is `word`."""
     if not isinstance(word, str) or len(word) > _LONGEST:
         return None
     names = {_plain(name): name for name in known}
@@ -82,15 +82,15 @@ def suggest(word: Any, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: Any, known: Iterable[str]) -> str:
-    """The end of a message that a name is not known: the name that was probably meant, or nothing."""
+    """The end of a message about an unknown name: the name that was probably meant, or nothing."""
     close = suggest(word, known)
     return "" if close is None else f"; did you mean {close!r}?"
 
 
 def describe(error: ValidationError, kind: Any, limit: int | None = None) -> list[str]:
-    """The faults of a validation against `kind`, each once, as lines "key: what was found; what is allowed".
+    """The faults of a validation against the type `kind`, each once, as lines "key: what was found; what is allowed".
 
-    Keys are written as jq writes them, `training.betas[1]`, counted from 0. limit: look at so many faults only.
+    Keys are written as jq writes them, `training.betas[1]`, counted from 0. limit: number of pydantic's faults to use.
     """
     schema = _tree(kind)
     found = [schema.locate(fault) for fault in error.errors(include_url=False)[:limit]]
@@ -102,7 +102,7 @@ def describe(error: ValidationError, kind: Any, limit: int | None = None) -> lis
 
 
 def path(place: Sequence[str | int]) -> str:
-    """A key with all it lies in."""
+    """A key with the keys above it, as jq writes it."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in place]
     return "".join(parts).removeprefix(".")
 
@@ -116,7 +116,7 @@ def _plain(word: str) -> str:
 
 
 def _line(schema: "Tree", place: tuple[str | int, ...], node: Schema, fault: Any) -> tuple[str, str | None]:
-    """What is wrong with one key, and the key that was meant if this one is unknown."""
+    """The fault of one key in words, and the key that was meant if this key is unknown."""
     what, value = fault["type"], fault["input"]
     if what == "extra_forbidden":
         return _unknown(schema, place, node)
@@ -150,7 +150,7 @@ def _unknown(schema: "Tree", place: tuple[str | int, ...], node: Schema) -> tupl
 
 
 def found(value: Any) -> str:
-    """A value as it was found, with its type where that does not show."""
+    """A value as it was found, with its type where the value alone does not show it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
@@ -177,13 +177,13 @@ def _tree(kind: Any) -> "Tree":
 
 
 class Tree:
-    """The JSON schema of a type: where a fault lies in it, and what it allows there."""
+    """The JSON schema of a type: where a fault lies in the schema, and what the schema allows there."""
 
     def __init__(self, kind: Any) -> None:
         self.root: Schema = TypeAdapter(kind).json_schema()
 
     def resolve(self, node: Schema) -> Schema:
-        """The node itself in place of a reference to it."""
+        """The node that a node refers to, or the node itself."""
         while "$ref" in node:
             target = self.root["$defs"][node["$ref"].rpartition("/")[2]]
             node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
@@ -198,14 +198,14 @@ class Tree:
         return [branch for one in alternatives for branch in self.branches(one)]
 
     def locate(self, fault: Any) -> tuple[tuple[str | int, ...], Schema, Any]:
-        """The key of a fault, what the schema says of it (of the section that does not know it, if it is unknown), and
-        the fault. pydantic's paths also name the alternatives of a union, which are no keys."""
+        """The key of a fault, its node in the schema (for an unknown key, the node of the section around it), and the
+        fault. pydantic's paths also name the alternatives of a union, which are no keys."""
         node = self.resolve(self.root)
         place: list[str | int] = []
         holder = node
         for part in fault["loc"]:
             below = self._below(node, part)
-            if part == "[key]":  # the name itself, and not what it stands for
+            if part == "[key]":  # the name itself, not its value
                 node = holder.get("propertyNames", {"type": "string"})
             elif isinstance(below, dict):
                 holder, node, place = node, self.resolve(below), [*place, part]
@@ -225,7 +225,7 @@ class Tree:
         return None if reference is None else {"$ref": reference}
 
     def _below(self, node: Schema, part: str | int) -> Schema | None:
-        """What the schema says of a key or an item of `node`; None if nothing."""
+        """The node of a key or an item of `node`; None if the schema has none."""
         for branch in [] if "discriminator" in node else self.branches(node):
             if isinstance(part, int):
                 items = branch.get("prefixItems", [])
@@ -237,16 +237,16 @@ class Tree:
         return None
 
     def _named(self, branch: Schema) -> Any:
-        """What a mapping of names holds by each name."""
+        """The node of the values in a mapping of names."""
         return next(iter(branch.get("patternProperties", {}).values()), branch.get("additionalProperties"))
 
     def sections_with(self, key: Any) -> list[str]:
-        """The sections that know a key, those nearest the top first; NAME stands for any name."""
+        """The sections that have a key, those nearest the top first; NAME stands for any name."""
         found = [section for section, node in self._sections(self.root, ()) if key in node["properties"]]
         return sorted(dict.fromkeys(found), key=lambda section: (section.count("."), found.index(section)))
 
     def kinds_with(self, key: Any, node: Schema) -> list[str]:
-        """The other kinds of the section `node` that know a key."""
+        """The other kinds of the section `node` that have a key."""
         sections = list(self._sections(self.root, ()))
         homes = {section for section, branch in sections if branch["properties"] == node.get("properties")}
         siblings = [branch["properties"] for section, branch in sections if section in homes]

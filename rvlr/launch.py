@@ -1,8 +1,8 @@
 """Starting a stage as several processes, and ending them together.
 
-The launcher stays as their parent. It passes signals on, ends the others where one fails, and its exit status is that
-of the first that failed. The processes find each other through PyTorch's own rendezvous, see `rvlr.distributed`;
-nothing but a folder is shared with the launcher.
+The launcher remains the parent of the processes. It forwards signals and ends all processes when one of them fails. Its
+exit status is that of the first process that failed. The processes find each other through PyTorch's own rendezvous,
+see `rvlr.distributed`; with the launcher they share a folder only.
 """
 
 import math
@@ -20,14 +20,15 @@ from rvlr import devices, environment
 from rvlr.log import logger
 
 GRACE = 300.0
-"""Seconds that the others have to end after one has failed: the main process may be writing a checkpoint."""
+"""Seconds that the other processes have to end after one has failed: the main process may be writing a checkpoint."""
+Started = list[subprocess.Popen[bytes]]
 _POLL_SECONDS = 0.1
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def launch(processes: int) -> None:
-    """Lease a GPU for each process. If more than one is wanted and this is none of them yet, run this command that many
-    times side by side and exit with their status."""
+    """Lease a GPU for each process. For more than one process, run this command once for each of them, and exit with
+    the status of `run`. In a process that the launcher started, return at once."""
     if environment.place() is not None:
         return
     leases = devices.lease(processes)
@@ -36,14 +37,14 @@ def launch(processes: int) -> None:
 
 
 def run(command: Sequence[str], processes: int, leases: Sequence[int] = (), grace: float = GRACE) -> int:
-    """Run `command` as that many processes, and return the exit status of the first that failed, or 0.
+    """Run `command` in that many processes. Returns the exit status of the first process that failed, or 0.
 
-    leases: descriptors of locks that the processes keep too, in case they outlive the launcher. grace: seconds between
-    the first failure and SIGKILL for those that have not ended.
+    leases: descriptors of locks that the processes inherit, in case the launcher ends before them. grace: seconds
+    between the first failure and SIGKILL for the processes that have not ended.
     """
     with tempfile.TemporaryDirectory(prefix="rvlr-", ignore_cleanup_errors=True) as folder:
-        lifeline, end = os.pipe()  # the system closes `end` however the launcher ends
-        started: list[subprocess.Popen] = []
+        lifeline, end = os.pipe()  # the system closes `end` when the launcher ends, also by SIGKILL
+        started: Started = []
         with _forwarding(started) as received:
             for rank in range(processes):
                 place = environment.Place(rank, processes, Path(folder), lifeline)
@@ -53,7 +54,7 @@ def run(command: Sequence[str], processes: int, leases: Sequence[int] = (), grac
                         env={**os.environ, **place.variables()},
                         stdin=subprocess.DEVNULL,
                         pass_fds=(lifeline, *leases),
-                        start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on
+                        start_new_session=True,  # Ctrl-C reaches the launcher only, which forwards it
                     )
                 )
             status = _supervise(started, environment.Place(-1, processes, Path(folder), lifeline), received, grace)
@@ -63,8 +64,8 @@ def run(command: Sequence[str], processes: int, leases: Sequence[int] = (), grac
 
 
 @contextmanager
-def _forwarding(processes: list[subprocess.Popen]) -> Iterator[list[int]]:
-    """Pass signals on to the processes; the list holds those that came."""
+def _forwarding(processes: Started) -> Iterator[list[int]]:
+    """Forward signals to the processes. Yields the list of the signals received so far."""
     received: list[int] = []
 
     def forward(number: int, frame: object) -> None:
@@ -80,8 +81,8 @@ def _forwarding(processes: list[subprocess.Popen]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _supervise(started: list[subprocess.Popen], place: environment.Place, received: list[int], grace: float) -> int:
-    """Wait for all processes; end the others where one fails."""
+def _supervise(started: Started, place: environment.Place, received: list[int], grace: float) -> int:
+    """Wait for all processes; when one fails, end the others."""
     status, deadline = 0, None
     running = dict(enumerate(started))
     while running:
@@ -93,7 +94,7 @@ def _supervise(started: list[subprocess.Popen], place: environment.Place, receiv
                 status, deadline = code if code > 0 else 128 - code, time.monotonic() + grace
                 if not received and place.first_to_fail() and code < 0:
                     logger.error("process %d of %d was ended by %s", rank, len(started), _describe(-code))
-                if not received or code < 0:  # those that were told to stop, and do, must not be told twice
+                if not received or code < 0:  # processes that are stopping on a signal must not get a second one
                     for other in running.values():
                         other.terminate()
         if deadline is not None and time.monotonic() > deadline:

@@ -1,7 +1,7 @@
 """Logging and progress: every stage writes the same lines to the terminal and to its log file.
 
 Progress is written as log lines with rate and remaining time, not as a redrawn bar, because several stages may
-share one terminal and the same lines must read well in a file and on a cluster.
+share one terminal and the same lines must be readable in a file and on a cluster.
 """
 
 import logging
@@ -22,12 +22,12 @@ T = TypeVar("T")
 logger = logging.getLogger("rvlr")
 _LINE = re.compile(rb"\d\d:\d\d:\d\d [A-Z]+ ")  # how every line of a log begins
 _LAUNCHER_SEES = 1.0
-"""Seconds after which the launcher has seen that a process ended."""
+"""Seconds within which the launcher notices that a process ended."""
 
 
 def setup(log_file: Path | None = None) -> None:
     """Send the package's messages to stderr and, if given, to the end of `log_file`. Raises UserError if that file
-    holds something else than a log."""
+    contains something else than a log."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log_file is not None:
         _check_log(log_file)
@@ -38,7 +38,7 @@ def setup(log_file: Path | None = None) -> None:
         handler.setFormatter(formatter)
     logger.handlers = handlers
     place = environment.place()
-    # of several processes of one stage the first speaks, the others only of trouble, and of that one alone
+    # of several processes of one stage the first logs everything, the others only errors, and only one error is logged
     logger.setLevel(logging.INFO if place is None or place.rank == 0 else logging.ERROR)
     logger.filters = [] if place is None else [partial(_first_fault, place)]
     logger.propagate = False
@@ -47,7 +47,7 @@ def setup(log_file: Path | None = None) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file whose disk may fill up: the messages then go to the terminal only."""
+    """A log file that may become impossible to write, on a full disk for example: messages then go to the terminal."""
 
     def __init__(self, path: Path) -> None:
         self.made = None if path.exists() else path
@@ -60,7 +60,7 @@ class _LogFile(logging.FileHandler):
 
 
 def forget_file() -> None:
-    """Write no more to the log file, and remove it if this process made it."""
+    """Stop writing to the log file, and remove the file if this process made it."""
     for handler in logger.handlers[:]:
         if isinstance(handler, _LogFile):
             logger.removeHandler(handler)
@@ -70,8 +70,8 @@ def forget_file() -> None:
 
 
 def _first_fault(place: environment.Place, record: logging.LogRecord) -> bool:
-    """Whether a message is no error, or the first error of all processes of this stage. What looks like a fault of ours
-    may come of another process that has just died, which its launcher sees in a moment."""
+    """Whether a message is to be logged: it is no error, or the first error of all processes of this stage. An
+    unexpected error may result from another process that has just ended; the launcher gets the time to notice that."""
     if record.levelno < logging.ERROR:
         return True
     if record.exc_info:
@@ -91,10 +91,10 @@ def _check_log(path: Path) -> None:
 
 
 class Progress:
-    """Reports how far a loop of `total` steps has come, once every `interval` seconds; short loops say nothing.
+    """Reports the progress of a loop of `total` steps every `interval` seconds; short loops report nothing.
 
-    `start` is the step a resumed loop begins at; it does not count towards the rate. `total` is None where it is not
-    known. Steps of the unit "B", bytes, are told in kB, MB and so on.
+    total: None if the number of steps is not known. start: the step that a resumed loop begins at; the steps before it
+    do not count towards the rate. unit: of the steps; "B", bytes, is shown in kB, MB and so on.
     """
 
     def __init__(self, name: str, total: int | None, unit: str, start: int = 0, interval: float = 10.0) -> None:
@@ -102,15 +102,15 @@ class Progress:
         self.begun = self.reported = time.monotonic()
 
     def update(self, done: int, note: Callable[[], str] | None = None) -> None:
-        """Say that `done` steps of the total are complete; what `note` returns is put after the rate. It is called
-        only when a line is due, since reading a value off a GPU stalls it."""
+        """Report that `done` steps of the total are complete, with the text that `note` returns after the rate. `note`
+        is called only when a line is due, since reading a value from a GPU makes the GPU wait."""
         now = time.monotonic()
         if now - self.reported < self.interval and (done != self.total or self.reported == self.begun):
             return
         self.reported = now
         meter = tqdm.format_meter(
             done,
-            self.total,
+            self.total,  # type: ignore[arg-type]  # the stubs do not allow None, tqdm does
             now - self.begun,
             prefix=self.name,
             unit=f" {self.unit}" if self.unit != "B" else "B",

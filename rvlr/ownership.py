@@ -1,9 +1,10 @@
-"""Whose files are these: `rvlr` replaces and deletes only what `rvlr` made.
+"""The ownership of files: `rvlr` replaces and deletes only files that `rvlr` made.
 
-Every folder that `rvlr` writes into holds a ledger, `.rvlr-made`, which lists what `rvlr` made there: a name a line, as
-JSON. A file may be replaced if its folder's ledger lists it, a folder if its own ledger lists every file in it. What is
-absent or empty may always be written. The command line checks all inputs and outputs with `check_paths` before it reads
-anything; `rvlr.files` checks each output once more before it replaces it.
+Every folder that `rvlr` writes into contains a ledger, `.rvlr-made`, which lists the files that `rvlr` made there: one
+name a line, as JSON. A file may be replaced if the ledger of its folder lists the file. A folder may be replaced if its
+own ledger lists every file in the folder. Absent and empty paths may always be written. The command line checks all
+inputs and outputs with `check_paths` before it reads anything; `rvlr.files` checks each output once more before
+replacing it.
 """
 
 import json
@@ -21,15 +22,15 @@ Paths = Path | Iterable[Path] | None
 
 
 def check_paths(inputs: Mapping[str, Paths], outputs: Mapping[str, Paths]) -> None:
-    """Raise UserError unless `outputs` may be written: they are apart, see `check_apart`, and not somebody else's."""
+    """Raise UserError unless `outputs` may be written: they are apart, see `check_apart`, and nobody else's files."""
     check_apart(inputs, outputs)
     for name, path in _flat(outputs):
         check(path, name)
 
 
 def check_apart(inputs: Mapping[str, Paths], outputs: Mapping[str, Paths]) -> None:
-    """Raise UserError if an output is, contains or lies inside an input or another output. The keys name the options or
-    settings that the paths come from; None stands for an option that was not given."""
+    """Raise UserError if an output is, contains or lies inside an input or another output. The keys of both mappings
+    are the options or settings of the paths; None stands for an option that was not given."""
     given, wanted = list(_flat(inputs)), list(_flat(outputs))
     real = {path: Path(os.path.realpath(path)) for _, path in (*given, *wanted)}
     for (name, path), (other, other_path) in (*product(wanted, given), *combinations(wanted, 2)):
@@ -44,14 +45,14 @@ def check_apart(inputs: Mapping[str, Paths], outputs: Mapping[str, Paths]) -> No
 
 
 def _fault(output: str, other: str, found: str, path: str) -> UserError:
-    """The option to change is the output, or the log file if it is in the way of one."""
+    """The error that asks for another output, or for another log file if that is in the way of an output."""
     if other == "--log-file":
         return LogFileError(f"{found}; give {other} {path}")
     return UserError(f"{found}; give {output} {path}")
 
 
 def check(path: Path, name: str | None = None) -> None:
-    """Raise UserError if there is something at `path` that `rvlr` did not make; `name` is the option it comes from."""
+    """Raise UserError if there is something at `path` that `rvlr` did not make. name: the option of the path."""
     found = foreign(path)
     if found is None:
         return
@@ -65,7 +66,7 @@ def check(path: Path, name: str | None = None) -> None:
 
 
 def foreign(path: Path) -> Path | None:
-    """Something at `path` that would be lost if `path` were replaced and that `rvlr` did not make; None if nothing."""
+    """A file that would be lost if `path` were replaced and that `rvlr` did not make; None if there is none."""
     if path.is_dir() and not path.is_symlink():
         made = _read(path)
         return next((file for file in _files(path) if file.relative_to(path).as_posix() not in made), None)
@@ -75,16 +76,16 @@ def foreign(path: Path) -> Path | None:
 
 
 def record(path: Path) -> None:
-    """List a file that `rvlr` is about to make in the ledger of its folder."""
+    """Add a file that `rvlr` is about to make to the ledger of its folder."""
     if path.name not in _read(path.parent):
-        # one short write to the end: processes that write into the same folder do not disturb each other
-        # it starts on a new line, since a full disk may have cut the one before
+        # one short write at the end: processes that write into the same folder do not disturb each other
+        # the write starts a new line, since a full disk may have cut the line before
         with (path.parent / LEDGER).open("a", encoding="ascii") as ledger:
             ledger.write("\n" * (ledger.tell() > 0) + json.dumps(path.name))
 
 
 def record_folder(folder: Path) -> None:
-    """List every file of a folder that `rvlr` made, in the folder's own ledger."""
+    """Write the ledger of a folder that `rvlr` made, with every file in the folder."""
     names = sorted(file.relative_to(folder).as_posix() for file in _files(folder))
     (folder / LEDGER).write_text("\n".join(map(json.dumps, names)), encoding="ascii")
 
@@ -96,13 +97,13 @@ def _read(folder: Path) -> set[str]:
         return set()
     names = set()
     for line in lines:
-        with suppress(json.JSONDecodeError):  # a line that was cut: its file counts as somebody else's
+        with suppress(json.JSONDecodeError):  # a line that was cut: its file counts as another person's
             names.add(str(json.loads(line)))
     return names
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file and link below a folder, without ledgers, Snakemake's time stamps, and locks that `rvlr` leaves."""
+    """Every file and link below a folder, except ledgers, Snakemake's time stamps, and the locks of `rvlr`."""
     for parent, folders, names in os.walk(folder):
         links = [name for name in folders if Path(parent, name).is_symlink()]
         for name in (*names, *links):

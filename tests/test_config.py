@@ -522,7 +522,7 @@ def test_a_file_is_laid_over_its_base(tmp_path: Path) -> None:
         ("null", "", "my.yaml: base: found null; give the path"),
         ("blow.yaml", "", "blow.yaml: no such file"),
         ("below.yaml", "seeds: [", "below.yaml: line 1: not valid YAML"),
-        ("below.yaml", "3", "below.yaml: found 3; the file must hold a mapping"),
+        ("below.yaml", "3", "below.yaml: found 3; the file must contain a mapping"),
         ("below.yaml", "base: my.yaml", "below.yaml has a base itself; name that one"),
         ("below.yaml", "dataset: shapes\ntraning: {}", "1 fault in the configuration\n  traning: unknown key"),
     ],

@@ -232,7 +232,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         read({"model": saved(), "config": Fraction(1, 2)})
     with pytest.raises(UserError, match=r"no tensors: \['epoch'\]"):
         read({"epoch": 3})
-    with pytest.raises(UserError, match="holds a list"):
+    with pytest.raises(UserError, match="contains a list"):
         read([1])
     with pytest.raises(UserError, match=r"no matrix vision_proj\.weight"):
         read({"model": without("vision_proj")})

@@ -1,5 +1,6 @@
-"""The command line: `rvlr STAGE`, or `python -m rvlr STAGE`. A workflow rule, a person and each of several processes
-run the same line.
+"""Balanced vision-language retrieval: each stage of the workflow is a command.
+
+The commands are in the order of the workflow. `rvlr COMMAND --help` lists the options of one.
 """
 
 # ruff: noqa: E402 - what numerical libraries read when they are loaded comes first
@@ -27,7 +28,7 @@ for part in (config, stages, report, convert):
 
 
 def main() -> None:
-    """Run the command line; faults a user can mend end with one message and exit status 1."""
+    """Run the command line; faults that a user can fix end with one message and exit status 1."""
     environment.prepare()
     try:
         app()

@@ -17,7 +17,7 @@ app = App()
 
 @group.command()
 def check(file: Path) -> None:
-    """Validate FILE as a whole; every fault is listed with its key."""
+    """Validate FILE as a whole. Every fault is listed with its key."""
     found = config.load(file)
     disk.check(found, str(file))
     typer.echo(f"{file}: valid; {len(found.teachers)} teacher(s), {len(found.students)} student(s)")
@@ -35,7 +35,7 @@ def freeze(
     output: Output,
     log_file: LogFile = None,
 ) -> None:
-    """Write a section of the configuration as the file that one stage reads."""
+    """Write a section of the configuration as a file. Stages read such files."""
     log.setup(log_file)
     check_paths({"--log-file": log_file}, {"--output": output})
     settings = documents.parse_json(section, "--section")

@@ -6,15 +6,13 @@ from typing import Annotated
 import typer
 
 from rvlr import config, log
-from rvlr.cli.options import App, CaptionsPerImage, LogFile
+from rvlr.cli.options import App, Captions, CaptionsPerImage, LogFile, Stemmer
 from rvlr.ownership import Paths, check_paths
 
 app = App()
 
 Split = Annotated[Path, typer.Option(help="The training split, .jsonl.")]
-Captions = Annotated[Path, typer.Option(help="A split (.jsonl), or the authors' JSON.")]
 Scorer = Annotated[str, typer.Option(help="What the matrix was made with: rouge-score or coco-caption.")]
-Stemmer = Annotated[bool, typer.Option("--stemmer", help="It compares word stems; rouge-score only.")]
 
 
 @app.command()
@@ -26,7 +24,7 @@ def import_checkpoint(
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, stored with the model.")] = None,
     log_file: LogFile = None,
 ) -> None:
-    """Turn a published checkpoint into a model folder, whose import.json says what became of its keys."""
+    """Turn a published checkpoint into a model folder. The folder's import.json lists what became of each key."""
     log.setup(log_file)
     given = {"CHECKPOINT": checkpoint, "--vision-config": vision_config, "--text-config": text_config}
     check_paths({**given, "--log-file": log_file}, {"--output": output})
@@ -35,7 +33,7 @@ def import_checkpoint(
 
     loaded = None
     if tokenizer is None:
-        log.logger.info("no --tokenizer given: the folder holds none, and evaluation will need one")
+        log.logger.info("no --tokenizer given: the folder will contain none, and evaluation needs one")
     else:
         loaded = tokens.load(hub.find(tokenizer, "--tokenizer", hub.VOCABULARIES), "--tokenizer")
     found = published.read(checkpoint, vision_config, text_config)
@@ -56,16 +54,11 @@ def import_features(
     output: Annotated[Path, typer.Option(help="Folder of features to make.")],
     log_file: LogFile = None,
 ) -> None:
-    """Turn the authors' teacher features, one row a caption, into those that students are trained with."""
+    """Turn the authors' teacher features into ours. Theirs have one row a caption."""
     log.setup(log_file)
-    given: dict[str, Paths] = {
-        "--image": image,
-        "--text": text,
-        "--annotations": annotations,
-        "--split": split,
-        "--log-file": log_file,
-    }
-    check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
+    given: dict[str, Paths] = {"--image": image, "--text": text, "--annotations": annotations, "--split": split}
+    made = [output / name for name in ("image.npy", "text.npy", "index.json")]
+    check_paths({**given, "--log-file": log_file}, {"--output": made})
     from rvlr.convert import features as converted
     from rvlr.data.records import read_split
 
@@ -85,7 +78,7 @@ def export_features(
     ] = None,
     log_file: LogFile = None,
 ) -> None:
-    """Write a teacher's features as the authors' code reads them, one row a caption."""
+    """Write teacher features as the authors' code reads them. These have one row a caption."""
     log.setup(log_file)
     from rvlr.convert import features as converted
     from rvlr.data.records import read_split
@@ -107,7 +100,7 @@ def import_relevance(
     captions_per_image: CaptionsPerImage = None,
     log_file: LogFile = None,
 ) -> None:
-    """Turn the authors' relevance into the matrix that evaluation reads, after checking it against the scorer."""
+    """Turn the authors' relevance matrix into ours. It is compared with the scorer first."""
     log.setup(log_file)
     from rvlr import relevance
     from rvlr.convert import relevance as converted
@@ -127,7 +120,7 @@ def export_relevance(
     captions_per_image: CaptionsPerImage = None,
     log_file: LogFile = None,
 ) -> None:
-    """Write a relevance matrix as the authors' code reads it, captions x images flattened."""
+    """Write a relevance matrix as the authors' code reads it. The matrix, captions x images, is flattened."""
     log.setup(log_file)
     from rvlr.convert import relevance as converted
     from rvlr.datasets.annotations import read_captions

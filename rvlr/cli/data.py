@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rvlr import config, files, log
-from rvlr.cli.options import App, LogFile
+from rvlr.cli.options import App, Downloads, LogFile, Splits
 from rvlr.config.sources import SOURCES, resolve
 from rvlr.errors import UserError
 from rvlr.faults import did_you_mean
@@ -14,16 +14,14 @@ from rvlr.ownership import check_apart, check_paths
 
 app = App(no_args_is_help=True, help="Fetch, check and prepare data.")
 
-Splits = Annotated[Path, typer.Option(help="Folder of the splits.")]
-
 
 @app.command()
 def sources() -> None:
-    """List every file that can be fetched: where it is kept, its size, terms and addresses."""
-    for name, known in SOURCES.items():
-        size = f", {known.origin.size / 2**30:.2f} GiB" if known.origin.size else ""
-        typer.echo(f"{name}: {known.about}{size}; {known.terms}\n  kept as DOWNLOADS/{known.file}")
-        for address in known.origin.addresses or [f"to be asked for at {known.request}"]:
+    """List every file that can be fetched. Shows where each is kept, its size, terms and addresses."""
+    for name, source in SOURCES.items():
+        size = f", {source.origin.size / 2**30:.2f} GiB" if source.origin.size else ""
+        typer.echo(f"{name}: {source.about}{size}; {source.terms}\n  kept as DOWNLOADS/{source.file}")
+        for address in source.origin.addresses or [f"to be asked for at {source.request}"]:
             typer.echo(f"  {address}")
 
 
@@ -33,25 +31,25 @@ def fetch(
     sources_file: Annotated[
         Path | None, typer.Option("--sources", help="YAML as the configuration's `sources`: other addresses, by name.")
     ] = None,
-    downloads: Annotated[Path, typer.Option(help="Folder of what is fetched.")] = config.DOWNLOADS,
+    downloads: Downloads = config.DOWNLOADS,
     log_file: LogFile = None,
 ) -> None:
-    """Fetch one source, or link to what is at hand, and check it; an archive of images is unpacked."""
+    """Fetch one source and check it. A local file is linked; an archive of images is unpacked."""
     log.setup(log_file)
     if name not in SOURCES:
         raise UserError(f"{name!r} is no source; known: {', '.join(SOURCES)}{did_you_mean(name, SOURCES)}")
-    known = SOURCES[name]
+    source = SOURCES[name]
     given = {} if sources_file is None else config.load(sources_file, config.Sources)
-    source = resolve(name, given.get(name))
-    made = [downloads / path for path in (known.file, known.folder) if path is not None]
+    made = [downloads / path for path in (source.file, source.folder) if path is not None]
     check_apart({"--sources": sources_file, "--log-file": log_file}, {"--downloads": made})
-    log.logger.info("%s: %s. Terms: %s", name, known.about, known.terms)
+    log.logger.info("%s: %s. Terms: %s", name, source.about, source.terms)
     from rvlr.fetch import download, images
 
-    if known.folder is None:
-        download.fetch(name, source, downloads / known.file)
+    origin = resolve(name, given.get(name))
+    if source.folder is None:
+        download.fetch(name, origin, downloads / source.file)
     else:
-        images.fetch(name, source, downloads / known.file, downloads / known.folder)
+        images.fetch(name, origin, downloads / source.file, downloads / source.folder)
 
 
 @app.command()
@@ -60,7 +58,7 @@ def verify(
     output: Annotated[Path, typer.Option(help="What to write: a record of the check, .json.")],
     log_file: LogFile = None,
 ) -> None:
-    """Open every image of a data set once; list those that training could not read."""
+    """Open every image of a data set once. Lists the images that training could not read."""
     log.setup(log_file)
     from rvlr.data.records import read_originals
     from rvlr.datasets import verify as stage
@@ -77,7 +75,7 @@ def cache(
     output: Annotated[Path, typer.Option(help="Folder to make.")],
     log_file: LogFile = None,
 ) -> None:
-    """Make copies of the images, scaled down once, for training to read."""
+    """Make scaled-down copies of the images. Training and evaluation read these."""
     log.setup(log_file)
     section = config.load(config_file, config.Dataset)
     if section.copies is None:

@@ -1,6 +1,6 @@
-"""How every command reads its options: each once, and none empty.
+"""The options of the commands, and how every command reads its options: each once, and none empty.
 
-typer takes the last of several values in silence, and the empty text for the folder it runs in.
+typer alone would silently take the last of several values, and an empty text for the current folder.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., None])
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
-    """The `parser` of an option that is a whole number in a range; typer's own says it in pydantic's words."""
+    """The `parser` of an option that is a whole number in a range; typer's own message is less clear."""
 
     def parse(text: str) -> int:
         digits = text.strip().removeprefix("-")
@@ -54,7 +54,7 @@ class _Command(TyperCommand):
 
 
 class App(typer.Typer):
-    """A group of such commands. Messages and help are plain text, which a log file holds as it is."""
+    """A group of such commands. Messages and help are plain text, as log files need it."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(rich_markup_mode=None, **options)
@@ -68,6 +68,15 @@ ConfigFile = Annotated[Path, typer.Option("--config", help="Frozen section of th
 LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
 Seed = Annotated[int, typer.Option(parser=whole(0, 2**31 - 1), metavar="INTEGER", help="Seed of the run.")]
 Output = Annotated[Path, typer.Option(help="What to write.")]
+Downloads = Annotated[Path, typer.Option(help="Folder of what is fetched.")]
+Splits = Annotated[Path, typer.Option(help="Folder of the splits.")]
+StartModel = Annotated[Path, typer.Option(help="Model folder to start from.")]
+Resume = Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")]
+Run = Annotated[
+    str, typer.Option(parser=run_name, metavar="RUN", help="Name of the run in the results, such as student-rvlr.")
+]
+Evaluations = Annotated[list[Path], typer.Argument(help="Result files, eval/test.json of each run and seed.")]
+Captions = Annotated[Path, typer.Option(help="A split (.jsonl), or the authors' JSON.")]
 CaptionsPerImage = Annotated[
     int | None,
     typer.Option(
@@ -76,3 +85,4 @@ CaptionsPerImage = Annotated[
         help="Use the first so many captions of each image, as the paper does with 5; else all.",
     ),
 ]
+Stemmer = Annotated[bool, typer.Option("--stemmer", help="Compare word stems; rouge-score only.")]

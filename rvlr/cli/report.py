@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rvlr import files, log
-from rvlr.cli.options import App, LogFile, Output, whole
+from rvlr.cli.options import App, Evaluations, LogFile, Output, whole
 from rvlr.ownership import check_paths
 
 app = App()
@@ -14,14 +14,14 @@ app = App()
 
 @app.command()
 def summarise(
-    evaluations: Annotated[list[Path], typer.Argument(help="Result files, eval/test.json of each run and seed.")],
+    evaluations: Evaluations,
     csv: Annotated[Path, typer.Option(help="Every number, one row per run and protocol.")],
     comparisons: Annotated[Path, typer.Option(help="Differences between trained runs, one row per pair and metric.")],
     markdown: Annotated[Path, typer.Option(help="The tables for readers.")],
     text: Annotated[Path, typer.Option(help="The table for the terminal.")],
     log_file: LogFile = None,
 ) -> None:
-    """Write tables: mean and standard deviation over seeds, and differences between trained runs."""
+    """Write the tables. Mean and standard deviation over seeds, and differences between trained runs."""
     log.setup(log_file)
     check_paths(
         {"EVALUATIONS": evaluations, "--log-file": log_file},
@@ -50,7 +50,7 @@ def plot_losses(
 
 @app.command()
 def plot_three_ways(
-    evaluations: Annotated[list[Path], typer.Argument(help="Result files, eval/test.json of each run and seed.")],
+    evaluations: Evaluations,
     output: Output,
     log_file: LogFile = None,
 ) -> None:

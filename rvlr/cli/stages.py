@@ -1,6 +1,6 @@
-"""`rvlr STAGE`: every stage from splits to evaluations.
+"""`rvlr STAGE`: every stage from splits to evaluations, in the order of the workflow.
 
-Stages import what they need when they run, so that checking a configuration does not load PyTorch.
+A stage's libraries are imported when the stage runs, so that checking a configuration does not load PyTorch.
 """
 
 from functools import partial
@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from rvlr import config, log
-from rvlr.cli.options import App, CaptionsPerImage, ConfigFile, LogFile, Output, Seed, run_name
+from rvlr.cli.options import (
+    App,
+    Captions,
+    CaptionsPerImage,
+    ConfigFile,
+    Downloads,
+    LogFile,
+    Output,
+    Resume,
+    Run,
+    Seed,
+    Splits,
+    StartModel,
+    Stemmer,
+)
 from rvlr.config.sources import SOURCES
 from rvlr.errors import UserError
 from rvlr.ownership import check_apart, check_paths
@@ -22,14 +36,14 @@ app = App()
 def prepare(
     config_file: ConfigFile,
     output: Output,
-    downloads: Annotated[Path, typer.Option(help="Folder of what was fetched.")] = config.DOWNLOADS,
+    downloads: Downloads = config.DOWNLOADS,
     relevance: Annotated[
         Path | None,
         typer.Option(help="Frozen relevance section, YAML: refuse captions that its scorer finds no words in."),
     ] = None,
     log_file: LogFile = None,
 ) -> None:
-    """Make the splits of a data set: OUTPUT/splits, and OUTPUT/images where the images are made here."""
+    """Make the splits of a data set. Writes OUTPUT/splits, and OUTPUT/images where the images are made here."""
     log.setup(log_file)
     section = config.load(config_file, config.Dataset)
     check = None
@@ -56,17 +70,17 @@ def prepare(
 
 @app.command()
 def relevance(
-    captions: Annotated[Path, typer.Option(help="A split (.jsonl), or the authors' JSON.")],
+    captions: Captions,
     output: Output,
     config_file: Annotated[
         Path | None, typer.Option("--config", help="Frozen section of the configuration, YAML; or the options below.")
     ] = None,
     scorer: Annotated[str | None, typer.Option(help="rouge-score (the default) or coco-caption.")] = None,
-    stemmer: Annotated[bool, typer.Option("--stemmer", help="Compare word stems; rouge-score only.")] = False,
+    stemmer: Stemmer = False,
     captions_per_image: CaptionsPerImage = None,
     log_file: LogFile = None,
 ) -> None:
-    """Compute the ROUGE-L relevance matrix, captions x images."""
+    """Compute the relevance matrix of captions and images. Its values are ROUGE-L, as NDCG needs them."""
     log.setup(log_file)
     if config_file is not None and (scorer or stemmer):
         raise UserError("--config names the scorer already; give either it or --scorer and --stemmer")
@@ -103,9 +117,9 @@ def initialise(
 def train_teacher(
     config_file: ConfigFile,
     seed: Seed,
-    start_model: Annotated[Path, typer.Option(help="Model folder to start from.")],
-    splits: Annotated[Path, typer.Option(help="Folder of the splits.")],
-    resume: Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")],
+    start_model: StartModel,
+    splits: Splits,
+    resume: Resume,
     output: Output,
     log_file: LogFile = None,
 ) -> None:
@@ -116,17 +130,44 @@ def train_teacher(
 
 
 @app.command()
+def extract(
+    config_file: ConfigFile,
+    split: Annotated[Path, typer.Option(help="The split to extract features of, .jsonl.")],
+    output: Output,
+    model: Annotated[Path | None, typer.Option(help="Model folder of a trained teacher.")] = None,
+    log_file: LogFile = None,
+) -> None:
+    """Store a teacher's single-modal features of a split."""
+    log.setup(log_file)
+    section = config.load(config_file, config.Teacher)
+    trained = isinstance(section, config.TrainedTeacher)
+    if trained and model is None:
+        raise UserError(f"--model is missing: {config_file} is a trained teacher's section, so give its model folder")
+    if not trained and model is not None:
+        raise UserError(f"--model: {config_file} is a pair of single-modal models, which needs none; leave it out")
+    given = {"--config": config_file, "--split": split, "--model": model, "--log-file": log_file}
+    check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
+    from rvlr import launch
+
+    launch.launch(section.processes)
+    from rvlr import extraction
+    from rvlr.data.records import read_split
+
+    extraction.extract(section, model, read_split(split), output)
+
+
+@app.command()
 def train_student(
     config_file: ConfigFile,
     seed: Seed,
-    start_model: Annotated[Path, typer.Option(help="Model folder to start from.")],
-    splits: Annotated[Path, typer.Option(help="Folder of the splits.")],
+    start_model: StartModel,
+    splits: Splits,
     features: Annotated[Path, typer.Option(help="Folder of the teacher's features.")],
-    resume: Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")],
+    resume: Resume,
     output: Output,
     log_file: LogFile = None,
 ) -> None:
-    """Stage 2: train a student that also distils a teacher's features."""
+    """Stage 2: train a student, distilling a teacher."""
     log.setup(log_file)
     section = config.load(config_file, config.Student)
     _train(section, seed, config_file, start_model, splits, features, resume, output, log_file)
@@ -159,39 +200,9 @@ def _train(
 
 
 @app.command()
-def extract(
-    config_file: ConfigFile,
-    split: Annotated[Path, typer.Option(help="The split to extract features of, .jsonl.")],
-    output: Output,
-    model: Annotated[Path | None, typer.Option(help="Model folder of a trained teacher.")] = None,
-    log_file: LogFile = None,
-) -> None:
-    """Store a teacher's single-modal features of a split."""
-    log.setup(log_file)
-    section = config.load(config_file, config.Teacher)
-    trained = isinstance(section, config.TrainedTeacher)
-    if trained and model is None:
-        raise UserError(f"--model is missing: {config_file} is a trained teacher's section, so give its model folder")
-    if not trained and model is not None:
-        raise UserError(f"--model: {config_file} is a pair of single-modal models, which needs none; leave it out")
-    given = {"--config": config_file, "--split": split, "--model": model, "--log-file": log_file}
-    check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
-    from rvlr import launch
-
-    launch.launch(section.processes)
-    from rvlr import extraction
-    from rvlr.data.records import read_split
-
-    extraction.extract(section, model, read_split(split), output)
-
-
-@app.command()
 def evaluate(
     config_file: ConfigFile,
-    run: Annotated[
-        str,
-        typer.Option(parser=run_name, metavar="RUN", help="Name of the run in the results, such as student-rvlr."),
-    ],
+    run: Run,
     seed: Seed,
     model: Annotated[Path, typer.Option(help="Model folder.")],
     split: Annotated[Path, typer.Option(help="The split to evaluate on, .jsonl.")],
@@ -199,7 +210,7 @@ def evaluate(
     output: Output,
     log_file: LogFile = None,
 ) -> None:
-    """Evaluate a model three ways; writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
+    """Evaluate a model three ways. Writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
     log.setup(log_file)
     section = config.load(config_file, config.Scoring)
     given = {"--config": config_file, "--model": model, "--split": split, "--relevance": relevance}

@@ -1,4 +1,4 @@
-"""What all sections of the configuration have in common."""
+"""The base of all sections of the configuration, and the types of values that they share."""
 
 import json
 import unicodedata
@@ -10,11 +10,11 @@ from pydantic_core import PydanticCustomError
 
 from rvlr.errors import show
 
-_NOT_IN_PATHS = "{}"  # Snakemake takes them for wildcards
+_NOT_IN_PATHS = "{}"  # wildcards to Snakemake
 
 
 def _no_truth_value(value: Any) -> Any:
-    if isinstance(value, bool):  # Python takes true for 1
+    if isinstance(value, bool):  # to Python, true is 1
         raise PydanticCustomError("number_type", "a truth value")
     return value
 
@@ -32,7 +32,7 @@ def _user_path(value: Any) -> Any:
     if odd:
         raise ValueError(f"found {value!r} with {odd[0]!r}, which the workflow cannot handle in a path; rename it")
     if len(value) > 4096 or any(len(part.encode(errors="replace")) > 255 for part in value.split("/")):
-        raise ValueError(f"found a path of {len(value):,} characters; no file system holds such a name")
+        raise ValueError(f"found a path of {len(value):,} characters; no file system allows such a name")
     try:
         return Path(value).expanduser()
     except RuntimeError:
@@ -40,11 +40,11 @@ def _user_path(value: Any) -> Any:
 
 
 NUMBER = BeforeValidator(_no_truth_value)
-"""Last in the annotation of a number: outside its limits, so that the JSON schema keeps them."""
+"""Last in the annotation of a number, after the limits: the JSON schema would lose the limits otherwise."""
 Number = Annotated[float, NUMBER]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1), NUMBER]
 UserPath = Annotated[Path, BeforeValidator(_user_path)]
-"""A path as people write it, which may begin with ~."""
+"""A path as people write it; it may begin with ~."""
 
 
 def _printable(value: Any) -> Any:
@@ -57,11 +57,11 @@ def _printable(value: Any) -> Any:
 
 
 PlainText = Annotated[str, BeforeValidator(_printable)]
-"""Text of at least one sign, without control characters."""
+"""Text of at least one visible character, without control characters."""
 
 
 def plain_values(options: dict[str, Any]) -> dict[str, Any]:
-    """Free-form `options` as they are. Raises ValueError unless they are plain, finite and the same after JSON."""
+    """Return free-form `options`. Raises ValueError unless they are plain, finite and the same after JSON."""
     try:
         if json.loads(json.dumps(options, allow_nan=False)) != options:
             raise TypeError
@@ -73,12 +73,14 @@ def plain_values(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, and so are numbers without end; values do not change once
-    read. The docstring of each field describes its key in the schema and in `config/README.md`."""
+    """A part of the configuration. Unknown keys, infinite numbers and NaN are refused; values cannot be changed.
+
+    The docstring of each field describes its key in the schema and in `config/README.md`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
     title: ClassVar[str]
-    """What messages call a file that holds this section; only sections that have files have one."""
+    """The name in messages of a file with this section; only sections that have files of their own have a title."""
 
     def to_json(self) -> str:
         """One line of JSON with all defaults filled in; the same settings always give the same line."""

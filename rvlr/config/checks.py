@@ -1,6 +1,6 @@
-"""What no single section can know: names that stand for nothing, sizes that do not fit, another kind of file.
+"""Checks across sections: names that are not defined, sizes that do not fit, another kind of file.
 
-Enters: what was read, as mappings, or the validated whole. Leaves: faults, each "key: what was found; what to do".
+Enters: the mappings that were read, or the validated study. Leaves: faults, each "key: what was found; what to do".
 """
 
 import unicodedata
@@ -20,7 +20,7 @@ DOWNLOADS = Path("downloads")
 
 
 def references(data: dict[str, Any]) -> list[str]:
-    """Names that stand for nothing, or for two things. Works on what was read, so that these faults are reported
+    """Names that are not defined, or defined twice. The input is not validated yet, so that these faults are reported
     together with those of the sections."""
     groups = [data.get(group, {}) for group in ("models", "teachers", "students")]
     if not all(isinstance(members, dict) for members in groups):
@@ -65,7 +65,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _alike(group: str, names: Iterable[str]) -> list[str]:
-    """Names that some file systems do not tell apart: results of one would overwrite those of the other."""
+    """Names that are the same to some file systems: results of one would overwrite those of the other."""
     seen: dict[str, str] = {}
     faults = []
     for name in names:
@@ -79,8 +79,8 @@ def _alike(group: str, names: Iterable[str]) -> list[str]:
 
 
 def late(study: "Study") -> list[str]:
-    """What a validated `Config` asks for that would fail only after hours: weights that are not fetched, since they lie
-    below another folder than the downloads do, subsets as large as the test split, a batch larger than train."""
+    """Faults of a validated study that would end it only after hours: weights that are not fetched, since they are not
+    below the folder of downloads; subsets as large as the test split; a batch larger than the training split."""
     faults = []
     for key, weights in weights_of(study):
         path = Path(weights)
@@ -91,18 +91,18 @@ def late(study: "Study") -> list[str]:
 
 
 def weights_of(study: "Study") -> Iterator[tuple[str, str]]:
-    """The key of every model's weights, and the weights."""
-    holders: dict[str, Model | SingleModalTeacher] = {f"models.{name}": model for name, model in study.models.items()}
+    """The key of the weights of every model, and the weights."""
+    models: dict[str, Model | SingleModalTeacher] = {f"models.{name}": one for name, one in study.models.items()}
     for name, teacher in study.teachers.items():
         if isinstance(teacher, SingleModalTeacher):
-            holders[f"teachers.{name}"] = teacher
-    for key, holder in holders.items():
-        yield f"{key}.vision.weights", str(holder.vision.weights)
-        yield f"{key}.text.weights", str(holder.text.weights)
+            models[f"teachers.{name}"] = teacher
+    for key, model in models.items():
+        yield f"{key}.vision.weights", str(model.vision.weights)
+        yield f"{key}.text.weights", str(model.text.weights)
 
 
 def subsets(names: Iterable[str], images: int | None) -> list[str]:
-    """Subsets of the test split that are as large as it, or larger; none if its number of `images` is not known."""
+    """Faults of subsets that are not smaller than the test split. images: of the test split, None if not known."""
     return [
         f"evaluation.subsets: {name!r}, but test has {images:,} images; name fewer than that"
         for name in names
@@ -111,7 +111,7 @@ def subsets(names: Iterable[str], images: int | None) -> list[str]:
 
 
 def _batches(study: "Study") -> list[str]:
-    """Batches that the training split cannot fill, where its number of captions is known: not a step would be made."""
+    """Faults of batches that are larger than the training split, if its size is known: no step would be made."""
     captions = study.dataset.train_captions
     runs: dict[str, Teacher | Student] = {f"teachers.{name}": study.teachers[name] for name in study.trained_teachers()}
     runs |= {f"students.{name}": one for name, one in study.students.items()}
@@ -126,7 +126,7 @@ def _batches(study: "Study") -> list[str]:
 
 
 def other_kind(data: dict[str, Any], wanted: Iterable[Any], kinds: Iterable[type[Section]]) -> str | None:
-    """What `data` is, by its keys, if that is another of `kinds` than the `wanted` ones; None if it may be one."""
+    """A message if the keys of `data` show that it is another of `kinds` than the `wanted` sections, else None."""
     keys = {key for key in data if isinstance(key, str)}
     fits = [kind.title for kind in kinds if keys and keys <= kind.model_fields.keys()]
     own = [kind.title for kind in kinds if kind in wanted]

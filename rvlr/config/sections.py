@@ -1,6 +1,6 @@
 """The sections of the configuration, each the input of one stage.
 
-Defaults are the published values, where docs/METHOD.md names one; `config/README.md` explains every key.
+Defaults are the published values of docs/METHOD.md where there is one. The docstring of a field describes its key.
 """
 
 import re
@@ -14,7 +14,7 @@ from rvlr.config.sources import SOURCES
 
 
 def _check_repetition(name: str) -> str:
-    """Names become wildcards of Snakemake, which takes a long repetition for an endless recursion of its rules."""
+    """Names become wildcards of Snakemake, to which a long repetition looks like an endless recursion of its rules."""
     if re.search(r"(.+?)\1{19}$", name):
         raise ValueError(
             f"found {name!r}; Snakemake refuses names that end in the same characters 20 times; shorten it"
@@ -76,7 +76,7 @@ class Cache(Section):
 
 
 class Dataset(Section):
-    """A data set, with all that the workflow must know of it; `rvlr.datasets` makes its splits.
+    """A data set, with all that the workflow needs of it; `rvlr.datasets` makes its splits.
 
     A new kind of data set is a subclass, named in `AnyDataset`, and a module of `rvlr.datasets`; the files that it
     fetches are entries of `SOURCES`.
@@ -209,7 +209,7 @@ class Custom(Dataset):
 
 
 class Counts(Section):
-    """How many images each split must hold; None where that is not known beforehand."""
+    """The number of images that each split must contain; None where the number is not known beforehand."""
 
     train: Positive | None
     """Number of images; `null`: not checked."""
@@ -293,7 +293,7 @@ class Flickr30K(PublicSet):
 
 
 class VizWiz(PublicSet):
-    """VizWiz-Captions, whose val the paper makes no use of."""
+    """VizWiz-Captions. Of its own val the paper uses 1,000 images, as test."""
 
     title = "VizWiz's section"
     published = {
@@ -469,7 +469,7 @@ class Model(Section):
 
 
 class RandAugment(Section):
-    """RandAugment over the operations of docs/METHOD.md, "Training"."""
+    """RandAugment over the operations in docs/METHOD.md, "Training"."""
 
     operations: Annotated[int, Field(ge=1, le=100), NUMBER] = 2
     """Number of changes that an image gets."""
@@ -717,7 +717,7 @@ class Student(Section):
         return DISTANCE_NAMES.get(value, value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _wasserstein_knows_kd_alone(self) -> Self:
+    def _wasserstein_needs_kd(self) -> Self:
         if self.distance == "wasserstein" and not self.weights.kd:
             raise ValueError("distance is wasserstein, which has no kdi and kdt, and kd has weight 0; give kd a weight")
         return self
@@ -740,7 +740,7 @@ class Relevance(Section):
     @model_validator(mode="after")
     def _stemmer_belongs_to_rouge_score(self) -> Self:
         if self.stemmer and self.scorer != "rouge-score":
-            raise ValueError(f"stemmer is true, but scorer {self.scorer!r} knows no stemmer; set stemmer to false")
+            raise ValueError(f"stemmer is true, but scorer {self.scorer!r} has no stemmer; set stemmer to false")
         return self
 
 

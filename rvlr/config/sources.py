@@ -1,6 +1,6 @@
-"""Sources: every file that `rvlr` can fetch, where it lies and how it is checked. One table, `SOURCES`.
+"""Sources: every file that `rvlr` can fetch, where it is kept and how it is checked. One table, `SOURCES`.
 
-The configuration's `sources` section lays its own addresses, checksums and files at hand over it. Sizes are bytes;
+The section `sources` of the configuration overrides addresses and checksums, or names local files. Sizes are bytes;
 checksums are `md5:`, `sha256:` or, for files kept in git, `git:` (the blob id), and None where none is published.
 """
 
@@ -29,17 +29,16 @@ Checksum = Annotated[
 
 
 class Origin(Section):
-    """Where one file comes from: `addresses`, tried in order, or `existing`, a file or folder at hand. images: how many
-    an archive holds; None if that is not known, or if it holds none."""
+    """Where one file comes from, `addresses` or an `existing` local file or folder, and how the file is checked."""
 
     addresses: list[Address] = []
     """Addresses, tried in order."""
     size: Annotated[int, Field(ge=1, json_schema_extra={"unit": "bytes"}), NUMBER] | None = None
-    """Size; holds for other addresses and local files too. `null`: not checked."""
+    """Size, also for other addresses and local files. `null`: not checked."""
     checksum: Checksum | None = None
-    """Checksum; holds for other addresses and local files too. `null`: not checked."""
+    """Checksum, also for other addresses and local files. `null`: not checked."""
     images: Annotated[int, Field(ge=1), NUMBER] | None = None
-    """Number of images in an archive."""
+    """Number of images in an archive. `null`: not checked."""
     existing: UserPath | None = None
     """A local file, archive or folder of images: linked, never copied, and nothing is fetched."""
 
@@ -52,10 +51,11 @@ class Origin(Section):
 
 @dataclass(frozen=True)
 class Source:
-    """A file `rvlr` knows: where it is kept below the folder of downloads, what it is, its terms, its default `origin`.
+    """A file that `rvlr` can fetch.
 
-    folder: of an archive of images, where they lie below the folder of downloads. request: where a file must be asked
-    for, the page to do that.
+    file: path below the folder of downloads. about: content of the file. terms: terms of use. origin: default origin.
+    folder: of an archive of images, the folder of the images below the folder of downloads. request: of a file that
+    has to be requested, the page for the request.
     """
 
     file: str
@@ -161,10 +161,10 @@ SOURCES: dict[str, Source] = {
 
 
 def resolve(name: str, given: Origin | None) -> Origin:
-    """The source of `name` in the table, with what the configuration gives laid over it.
+    """The origin of the source `name`: that of the table, with the settings of the configuration laid over it.
 
-    Size, checksum and number of images belong to the file and hold for other addresses and files at hand too, unless
-    the configuration gives others, or null.
+    Size, checksum and number of images are those of the file: they apply to other addresses and to local files too,
+    unless the configuration gives others, or null.
     """
     found = SOURCES[name].origin.model_dump()
     if given is not None:
@@ -175,11 +175,11 @@ def resolve(name: str, given: Origin | None) -> Origin:
 
 
 def check_name(name: str) -> str:
-    """The `name` of a source as it is. Raises ValueError with the names there are if it is none."""
+    """Return the `name` of a source. Raises ValueError with all names if there is no such source."""
     if name not in SOURCES:
         raise ValueError(f"no source has this name; known: {', '.join(SOURCES)}{did_you_mean(name, SOURCES)}")
     return name
 
 
 Sources = dict[Annotated[str, AfterValidator(check_name)], Origin]
-"""What the configuration gives by the names of `SOURCES`."""
+"""The section `sources`: origins by the names of `SOURCES`."""

@@ -1,8 +1,7 @@
 """The configuration: one YAML file, validated as a whole before anything runs.
 
-Enters: the YAML. Leaves: a `Study` whose sections are handed to the stages one by one, so that a stage is stale only
-when its own section changed. Unknown keys are errors, and all faults are reported together.
-
+Enters: the YAML. Leaves: a `Study`. Each stage gets its own section, so that a stage runs again only when its own
+section has changed. Unknown keys are errors, and all faults are reported together.
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,7 +36,7 @@ T = TypeVar("T")
 
 
 class Study(Section):
-    """The whole file. `training` holds defaults for every teacher and student, which may override single keys."""
+    """The whole file. `training` gives defaults for every teacher and student, which may override single keys."""
 
     title = "a whole study"
     dataset: AnyDataset
@@ -123,7 +122,7 @@ def parse(data: object, source: str, section: Any = Study) -> Any:
     """
     if not isinstance(data, dict):
         keys = ", ".join(list(Study.model_fields)[:4]) if section is Study else "its keys"
-        raise UserError(f"{source}: found {faults.found(data)}; the file must hold a mapping with {keys}, ...")
+        raise UserError(f"{source}: found {faults.found(data)}; the file must contain a mapping with {keys}, ...")
     allowed = _UNIONS.get(section, section)
     other = checks.other_kind(data, _members(section), _FILES)
     if other is not None:
@@ -157,7 +156,7 @@ def _where_to_find(section: Any) -> str:
 
 
 def _once(lines: list[str]) -> list[str]:
-    """Without repetitions of faults in the shared `training`, which lies under every teacher and student."""
+    """Drop the repetitions of faults in the shared `training`, which is part of every teacher and student."""
     shared = tuple(f".{line}" for line in lines if line.startswith(("training.", "training:")))
     return [line for line in lines if not (line.startswith(("teachers.", "students.")) and line.endswith(shared))]
 
@@ -205,7 +204,7 @@ def _read_base(name: Any, path: Path) -> tuple[Path, dict[str, Any]]:
     except UserError as error:
         raise UserError(f"{path}: base: {error}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path}: base: {file}: found {faults.found(found)}; the file must hold a mapping")
+        raise UserError(f"{path}: base: {file}: found {faults.found(found)}; the file must contain a mapping")
     if "base" in found:
         raise UserError(f"{path}: base: {file} has a base itself; name that one, or copy its settings into {file}")
     return file, found
@@ -217,8 +216,8 @@ def to_yaml(section: Section) -> str:
 
 
 def _fill_in(data: dict[str, Any]) -> dict[str, Any]:
-    """`dataset: NAME` stands for `dataset: {kind: NAME}`; a missing teacher kind is `retrieval`; the shared `training`
-    section lies under each teacher's and student's own. What is malformed is left for the validation to find."""
+    """Replace `dataset: NAME` by `dataset: {kind: NAME}`, fill in the teacher kind `retrieval`, and lay the `training`
+    of each teacher and student over the shared one. Malformed parts are left to the validation."""
     data = dict(data)
     if isinstance(data.get("dataset"), str):
         data["dataset"] = {"kind": data["dataset"]}
@@ -239,7 +238,7 @@ def _fill_in(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping."""
+    """`over` laid over `base`, mapping by mapping."""
     merged = dict(base)
     for key, value in over.items():
         nested = isinstance(value, dict) and isinstance(base.get(key), dict)

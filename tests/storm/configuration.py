@@ -156,7 +156,7 @@ FILES = {
         _more("evaluation: {candidates: 1:30}\n"),
         rf"my\.yaml: line {LINES + 1}: 1:30 is a number in base 60",
     ),
-    "an empty file": (_text(""), r"my\.yaml: found null; the file must hold a mapping"),
+    "an empty file": (_text(""), r"my\.yaml: found null; the file must contain a mapping"),
     "a page of a web site": (_text("<!doctype html>\n<p>404: not found</p>"), r"my\.yaml: (line \d+: not valid|found)"),
 }
 VALUES: dict[str, tuple[list[tuple[str, Any]], str]] = {
@@ -240,7 +240,7 @@ COMMANDS: dict[str, tuple[Arrange, str, int]] = {
     ),
     "stems with coco-caption": (
         _text("", "relevance", "--captions", "c.json", "--output", "r.npy", "--scorer", "coco-caption", "--stemmer"),
-        r"stemmer is true, but scorer 'coco-caption' knows no stemmer",
+        r"stemmer is true, but scorer 'coco-caption' has no stemmer",
         1,
     ),
     "a scorer that is none": (

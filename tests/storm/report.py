@@ -216,7 +216,7 @@ RECORDS = [
     _case("no rankings", lambda folder: (folder / A / RANKINGS).unlink(), TEST_A, "rankings.npz is missing"),
     _case("an evaluation cut short", _cut(f"{A}/{TEST}", 700), TEST_A.rstrip(), "not valid JSON"),
     _case("an empty evaluation", _write(f"{A}/{TEST}", b""), TEST_A.rstrip(), "line 1"),
-    _case("a list for an evaluation", _write(f"{A}/{TEST}", b"[]"), TEST_A, "holds a list"),
+    _case("a list for an evaluation", _write(f"{A}/{TEST}", b"[]"), TEST_A, "contains a list"),
     _case("an evaluation of nulls", _write(f"{A}/{TEST}", bytes(300)), TEST_A.rstrip()),
     _case(
         "a number that is none",

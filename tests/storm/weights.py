@@ -310,7 +310,7 @@ BERTS = [
     bert(
         "shards that are not there", both(remove(WEIGHTS), write(f"{WEIGHTS}.index.json", SHARDS)), "model-1", "no such"
     ),
-    bert("config.json is a list", write(CONFIG, "[1]"), CONFIG, "holds a list"),
+    bert("config.json is a list", write(CONFIG, "[1]"), CONFIG, "contains a list"),
     bert("config.json cut off", cut(CONFIG, 30), CONFIG, "not valid JSON"),
     bert("an adapter", write("adapter_config.json", "{}"), "adapter"),
     bert("a quantisation", settings(CONFIG, quantization_config={"quant_method": "gptq"}), "quantised"),
