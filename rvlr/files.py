@@ -74,14 +74,12 @@ def alone(path: Path) -> Iterator[None]:
 # --- complete or absent -------------------------------------------------------------------------------------------
 
 
-def _temporary(path: Path) -> Path:
-    """A new name beside `path`, after removing what killed writers of `path` left; a path has one writer at a time."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}{path.suffix}")
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):  # of a file system that became read-only
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -99,6 +97,24 @@ def folder_of(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a new name beside `path`; what is left at it is removed, as is what killed writers of `path` left. A path
+    has one writer at a time."""
+    with folder_of(path):
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+            _remove(leftover)
+        temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}{path.suffix}")
+        try:
+            yield temporary
+        except OSError as error:
+            if error.filename is None:  # the system does not name the file that it could not write to
+                error.filename = str(path)
+            raise
+        finally:
+            _remove(temporary)
+
+
+@contextmanager
 def atomic_file(path: Path, ledger: bool = True) -> Iterator[Path]:
     """Yield the path of an empty temporary file, which may be replaced. On success it is flushed to the disk and
     renamed to `path`, otherwise removed.
@@ -109,24 +125,15 @@ def atomic_file(path: Path, ledger: bool = True) -> Iterator[Path]:
         ownership.check(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    with folder_of(path):
-        temporary = _temporary(path)
-        try:
-            temporary.touch(exist_ok=False)
-            mode = stat.S_IMODE(temporary.stat().st_mode)
-            yield temporary
-            temporary.chmod(mode)
-            sync(temporary)
-            if ledger:
-                ownership.record(path)
-            put(temporary, path)
-        except OSError as error:
-            if error.filename is None:  # the system does not name the file that it could not write to
-                error.filename = str(path)
-            raise
-        finally:
-            with suppress(OSError):  # of a file system that became read-only
-                temporary.unlink(missing_ok=True)
+    with _temporary(path) as temporary:
+        temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        temporary.chmod(mode)
+        sync(temporary)
+        if ledger:
+            ownership.record(path)
+        put(temporary, path)
 
 
 @contextmanager
@@ -134,21 +141,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield the path of an empty temporary folder. On success its files are flushed to the disk and the folder takes
     the place of `path`. Raises UserError if there is something at `path` that `rvlr` did not make."""
     ownership.check(path)
-    with folder_of(path):
-        temporary = _temporary(path)
-        try:
-            temporary.mkdir()
-            mode = stat.S_IMODE(temporary.stat().st_mode) & 0o666
-            yield temporary
-            ownership.record_folder(temporary)
-            for file in temporary.rglob("*"):
-                if file.is_file() and not file.is_symlink():
-                    file.chmod(mode)
-                sync(file)
-            ownership.check(path)
-            put(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with _temporary(path) as temporary:
+        temporary.mkdir()
+        mode = stat.S_IMODE(temporary.stat().st_mode) & 0o666
+        yield temporary
+        ownership.record_folder(temporary)
+        for file in temporary.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                file.chmod(mode)
+            sync(file)
+        ownership.check(path)
+        put(temporary, path)
 
 
 def unfinished(path: Path) -> Path:
@@ -168,10 +171,10 @@ def put(made: Path, path: Path) -> None:
 
 def link(path: Path, target: Path) -> None:
     """Make `path` a link to `target`, in place of a file or another link. Raises OSError if there is a folder."""
-    temporary = _temporary(path)
-    temporary.symlink_to(target)
-    temporary.replace(path)
-    sync(path.parent)
+    with _temporary(path) as temporary:
+        temporary.symlink_to(target)
+        temporary.replace(path)
+        sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
