@@ -233,7 +233,7 @@ def test_two_processes_give_the_losses_and_gradients_of_one(steady_model: Path, 
 
 
 @pytest.mark.slow
-def test_training_spreads_over_two_processes(
+def test_training_runs_in_two_processes(
     tiny_data: Path, steady_model: Path, tiny_features: Path, tmp_path: Path
 ) -> None:
     """The command starts its own processes, and ends with the weights of one process and the same global batch."""
@@ -249,7 +249,7 @@ def test_training_spreads_over_two_processes(
     moved = {name: value - before[name] for name, value in results[0].items() if name in before}
     apart = {name: results[1][name] - results[0][name] for name in moved}
     assert sum(bool(value.any()) for value in moved.values()) > 20
-    # Adam divides by gradients however small, so single weights may differ by more than rounding: the sums tell
+    # Adam divides by gradients however small, so single weights may differ by more than rounding; their norms do not
 
     def length(steps: dict[str, torch.Tensor]) -> float:
         return torch.cat([value.flatten().double() for value in steps.values()]).norm().item()
@@ -332,7 +332,7 @@ def test_two_processes_extract_the_rows_that_one_does(
 
 @pytest.mark.usefixtures("two_cores")
 def test_backward_gives_the_same_bits_every_time(tiny_data: Path, tmp_path: Path) -> None:
-    """At a size where indexing's backward adds up in whatever order two threads come; see `Task._match`."""
+    """At a size where indexing's backward adds in the order in which two threads finish; see `Task._match`."""
     size = {"hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 192, "hidden_dropout_prob": 0.0}
     settings = {**TINY_MODEL, "text": {**TINY_MODEL["text"], "size": size}}
     build.initialise(config.parse(settings, "test", config.Model), 0, ["a b c d e f g h"], tmp_path / "model")

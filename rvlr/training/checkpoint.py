@@ -48,9 +48,9 @@ class ResumeFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder if need be, and lock it for this process, see `rvlr.files.alone`: another training may use
-        it, such as one that outlived its killed workflow. At the end the folder is removed if there is nothing in it to
-        resume from."""
+        """Make the folder if it is missing, and lock it for this process, see `rvlr.files.alone`: another training may
+        use it, such as one that outlived its killed workflow. At the end the folder is removed if there is nothing in
+        it to resume from."""
         mark = self.folder / MARK
         with ExitStack() as stack:
             with self.writing("the resume folder"):

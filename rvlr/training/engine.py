@@ -91,7 +91,7 @@ class Engine:
         self.model = task.model
         self.state = State()
         self._rate = 0.0  # of the last step taken
-        self._recent: list[dict[str, torch.Tensor]] = []
+        self._recent: list[dict[str, torch.Tensor]] = []  # terms that stay on the device: to read one stalls a GPU
         self._views: Record | None = None  # of the main process
 
     def restore(self) -> None:
@@ -140,14 +140,17 @@ class Engine:
     def _loop(self, loader: Iterable[Batch], score: Scorer, received: list[int]) -> None:
         section, state, steps = self.section, self.state, self.schedule.steps
         progress = Progress("training", steps, "steps", start=state.step)
+        if self._out_of_patience():
+            return  # resumed after an early stop
         self.group.at(f"step {state.step + 1}")
-        for batch in self._batches(loader):
+        for batch in loader:
             terms = self._step(batch)
-            self._record(terms)
+            self._recent.append(terms)
             progress.update(state.step, partial("loss {:.3f}".format, terms["loss"]))
             epoch_ends = state.step % self.schedule.steps_per_epoch == 0
-            if epoch_ends:
+            if epoch_ends or state.step % LOG_STEPS == 0:
                 self._flush()
+            if epoch_ends:
                 if self.group.is_main:
                     self._check_weights()
                 self._validate(score)
@@ -175,18 +178,12 @@ class Engine:
         torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
         return int(highest)
 
-    def _batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        if self._out_of_patience():
-            return  # resumed after an early stop
-        for batch in loader:
-            yield {key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()}
-
     def _step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One optimiser step; returns the detached terms."""
         words = np.random.SeedSequence((self.seed, self.state.step, self.accelerator.process_index)).generate_state(2)
         torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
         self.task.train()
-        terms = self.task(batch)
+        terms = self.task({key: value.to(self.accelerator.device, non_blocking=True) for key, value in batch.items()})
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(terms["loss"])
         if self.section.clip_norm is not None:
@@ -196,12 +193,6 @@ class Engine:
         self.lr_schedule.step()
         self.state.step += 1
         return {name: value.detach() for name, value in terms.items()}
-
-    def _record(self, terms: dict[str, torch.Tensor]) -> None:
-        """Keep the terms on the device and read them every few steps: reading each of them would stall a GPU."""
-        self._recent.append(terms)
-        if self.state.step % LOG_STEPS == 0:
-            self._flush()
 
     def _collect(self) -> None:
         """Copy recent terms to the CPU. Raises UserError for a loss that is not finite."""

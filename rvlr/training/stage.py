@@ -14,7 +14,7 @@ import yaml
 from safetensors import SafetensorError
 
 from rvlr import config, files, provenance
-from rvlr.data.features import read_features
+from rvlr.data.features import PARTS, read_features
 from rvlr.data.images import training_transform
 from rvlr.data.loading import Loader, PairCollator, TrainingPairs, TrainingSchedule
 from rvlr.data.records import Split, read_split
@@ -28,9 +28,7 @@ from rvlr.training import record, start
 from rvlr.training.checkpoint import FORMAT, ResumeFolder
 from rvlr.training.engine import Engine
 from rvlr.training.folders import TENSORBOARD, check_output, check_resume
-from rvlr.training.tasks import make_task
-
-Section = config.TrainedTeacher | config.Student
+from rvlr.training.tasks import Section, make_task
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def _fingerprint(section: Section, seed: int, paths: Paths, splits: dict[str, Sp
         del settings["training"][key]
     inputs = [paths.start / "model.safetensors", paths.start / "config.json"]
     if paths.features is not None:
-        inputs += [paths.features / "image.npy", paths.features / "text.npy"]
+        inputs += [paths.features / f"{name}.npy" for name in PARTS]
     return provenance.digest(
         {
             "format": FORMAT,

@@ -20,6 +20,7 @@ from rvlr.distributed import gather
 from rvlr.models.retrieval import RetrievalModel
 from rvlr.training import losses
 
+Section = config.TrainedTeacher | config.Student
 Terms = dict[str, torch.Tensor]
 
 RELATION_PROJECTIONS = [1536, 768]
@@ -191,7 +192,7 @@ class StudentTask(Task):
         return terms
 
 
-def make_task(section: config.TrainedTeacher | config.Student, folder: Path, features: Features | None) -> Task:
+def make_task(section: Section, folder: Path, features: Features | None) -> Task:
     """The task of a section, on the model in a folder. features: the teacher's, of a student."""
     if isinstance(section, config.TrainedTeacher):
         return TeacherTask(RetrievalModel.from_pretrained(folder), section.weights, section.training.itm_pool)
