@@ -11,7 +11,7 @@ import torch
 
 from rvlr.errors import UserError
 from rvlr.evaluation import corrected, paper, queries
-from rvlr.evaluation.inputs import LISTS, NOT_A_CANDIDATE, Inputs, unit_length
+from rvlr.evaluation.inputs import LISTS, NOT_A_CANDIDATE, PER_QUERY, Inputs, unit_length
 
 GOLDEN = Path(__file__).parent / "golden"
 COUNTS = ([1, 1, 1, 1], [5] * 12, [1, 2, 3, 4, 5, 6, 1, 6, 2, 3, 1, 4, 5])
@@ -232,7 +232,7 @@ def test_order_of_the_gallery_does_not_matter() -> None:
     assert corrected.evaluate(shuffled).numbers == pytest.approx(corrected.evaluate(inputs).numbers, abs=1e-4)
 
 
-def test_a_model_that_cannot_tell_items_apart_earns_nothing() -> None:
+def test_a_model_that_gives_all_items_the_same_score_gains_nothing() -> None:
     inputs = made_up([3] * 12)
     same = dataclasses.replace(
         inputs,
@@ -306,9 +306,10 @@ def test_the_modality_gap_does_not_decide() -> None:
         assert np.array_equal(before[direction].indices, after[direction].indices)
 
 
-def test_result_holds_what_the_numbers_are_made_of() -> None:
+def test_a_result_has_the_values_that_its_numbers_are_means_of() -> None:
     inputs = made_up([1, 2, 3, 4, 5, 6] * 5)
     for result in (corrected.evaluate(inputs), paper.evaluate(inputs)):
+        assert [name for name in result.per_query if not name.endswith("_rank")] == PER_QUERY
         for name, values in result.per_query.items():
             assert values.dtype == np.float32
             assert values.shape == result.queries[name.split("_")[0]].shape

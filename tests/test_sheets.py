@@ -139,4 +139,8 @@ def test_rankings_of_other_data_are_refused(rankings: Path, split: Split, tmp_pa
     np.savez(tmp_path / "empty.npz", image_ids=np.array(["a"]))
     with pytest.raises(UserError, match="caption_ids"):
         sheets.draw_single_modal(tmp_path / "empty.npz", split, 1, tmp_path / "sheet.png", "run")
+    with np.load(rankings) as stored:
+        np.savez(tmp_path / "flat.npz", **{**stored, "t2t": stored["t2t"].ravel()})
+    with pytest.raises(UserError, match=r"flat\.npz: t2t is int32 of shape \(240,\); run the evaluate stage again"):
+        sheets.draw_single_modal(tmp_path / "flat.npz", split, 1, tmp_path / "sheet.png", "run")
     assert not (tmp_path / "sheet.png").exists()
