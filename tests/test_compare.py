@@ -1,4 +1,4 @@
-"""Differences between models: equal to what can be enumerated or worked out, honest about images, sure of its files."""
+"""Differences between models: compared with exact values, with images as units; faulty files are refused."""
 
 import itertools
 from collections.abc import Callable
@@ -61,14 +61,14 @@ def test_p_value_is_never_zero() -> None:
     assert compare.permutation(column(*[1.0] * 50), column(*[1.0] * 50), ONE) == 1 / (1 + compare.RESAMPLES)
 
 
-def test_equal_sums_count_as_equal_whatever_their_rounding() -> None:
+def test_equal_sums_count_as_equal_despite_rounding() -> None:
     # 10 of 16 sums are 0.4 or larger; in floating point, only 8 are as large as 0.1 + 0.2 - 0.3 + 0.4
     found = compare.permutation(column(0.1, 0.2, -0.3, 0.4), column(1, 1, 1, 1), ONE)
     assert found == pytest.approx(10 / 16, abs=0.02)
 
 
 def test_interval_of_few_images_is_exact() -> None:
-    # one of 27 resamples of three images holds the same one three times: 3.7 %, more than the 2.5 % beyond the interval
+    # one of 27 resamples of three images contains one image three times: 3.7 %, more than the 2.5 % beyond the interval
     low, high = compare.bootstrap(column(8, -3, 0), column(4, 3, 1), ONE)
     assert (low.item(), high.item()) == (-1, 2)
 
@@ -92,7 +92,7 @@ def test_interval_is_that_of_scipy() -> None:
 
 
 def test_intervals_cover_and_p_values_reject_as_often_as_they_say() -> None:
-    """500 worlds at once, one a column: captions share what is particular to their image."""
+    """500 made-up test sets at once, one per column: the captions of an image have a part in common."""
     generator = np.random.default_rng(11)
     images = np.repeat(np.arange(100), generator.integers(1, 8, 100))
     values = generator.normal(0, 2, (100, 500))[images] + generator.normal(0, 1, (len(images), 500))
@@ -101,7 +101,7 @@ def test_intervals_cover_and_p_values_reject_as_often_as_they_say() -> None:
     low, high = compare.bootstrap(sums, counts, each)
     assert 0.91 < ((low < 0) & (high > 0)).mean() < 0.98
     assert 0.02 < (compare.permutation(sums, counts, each) < 0.05).mean() < 0.08
-    # each caption for itself: far too sure
+    # with each caption as a unit of its own: intervals far too narrow
     alone = np.ones_like(values)
     low, high = compare.bootstrap(values, alone, each)
     assert ((low < 0) & (high > 0)).mean() < 0.8
@@ -144,9 +144,9 @@ def test_exchanging_the_models_mirrors_the_difference(sums: np.ndarray) -> None:
 
 @pytest.fixture
 def evaluate(tmp_path: Path) -> Evaluate:
-    """Writes the rankings of a made-up model with the package's own protocol, and gives its numbers with them.
+    """Writes the rankings of a made-up model with the package's own protocol, and returns their path and its numbers.
 
-    Nothing is relevant to the captions of image 3, so that it has no value of i2i.
+    Nothing is relevant to the captions of image 3, so image 3 has no value of i2i.
     """
     owners = np.repeat(np.arange(12), CAPTIONS)
     records = [Record(f"a#{number}", "x.png", ("text",) * count) for number, count in enumerate(CAPTIONS)]
@@ -190,7 +190,7 @@ def test_equal_models_do_not_differ(evaluate: Evaluate) -> None:
 
 
 def test_both_directions_share_the_images_that_were_drawn() -> None:
-    # what an image gains as a query, its captions lose: nothing on the whole, however often it is drawn
+    # an image gains as a query what its captions lose: the sum is zero, however often the image is drawn
     gain = np.random.default_rng(0).normal(0, 30, (40, 1))
     sums, counts = np.zeros((40, 18)), np.ones((40, 18))
     sums[:, :3], sums[:, 3:6], counts[:, 3:6] = gain, -5 * gain, 5

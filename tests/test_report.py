@@ -30,8 +30,8 @@ Evaluate = Callable[..., Path]
 
 @pytest.fixture
 def evaluate(tmp_path: Path) -> Evaluate:
-    """Writes an evaluation whose metrics are all `value`, but for those given by name, and rankings with per-query
-    values that are all alike, of four images with two captions each."""
+    """Writes an evaluation whose metrics are all `value`, except those given by name, and rankings of four images with
+    two captions each, whose per-query values are all alike."""
 
     def write(run: str, seed: int = 0, value: float = 50.0, metrics: dict | None = None, **fields: object) -> Path:
         ranks = {"i2t_median_rank": 2.0, "t2i_median_rank": 3.5}
@@ -111,7 +111,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_csv_holds_mean_and_sample_deviation_of_everything(written) -> None:
+def test_csv_has_mean_and_sample_deviation_of_everything(written) -> None:
     rows, _, _ = written
     order = ["initial-small", "teacher-a", "student-rvlr", "student-plain"]
     assert [(row["protocol"], row["run"]) for row in rows] == [(p, r) for p in ("corrected", "paper") for r in order]
@@ -279,7 +279,7 @@ def test_evaluations_of_different_data_are_refused(evaluate: Evaluate, fields: d
         ({"protocols": {}}, "protocols: "),
     ],
 )
-def test_what_is_no_evaluation_is_refused(evaluate: Evaluate, fields: dict, message: str) -> None:
+def test_a_file_that_is_not_an_evaluation_is_refused(evaluate: Evaluate, fields: dict, message: str) -> None:
     path = evaluate("teacher-a", **fields)
     with pytest.raises(UserError, match=message) as error:
         results.read([path])
@@ -363,7 +363,7 @@ def test_losses_show_the_terms_of_each_run(tmp_path: Path) -> None:
         (None, "no such file"),
     ],
 )
-def test_what_is_no_training_log_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+def test_a_file_that_is_not_a_training_log_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "metrics.jsonl"
     if text is not None:
         path.write_text(text)

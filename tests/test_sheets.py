@@ -1,4 +1,4 @@
-"""Sheets of what is retrieved: the right pictures and captions in the right places, the same every time."""
+"""Sheets of retrieved examples: the right pictures and captions in the right places, the same bytes every time."""
 
 from pathlib import Path
 
@@ -58,14 +58,14 @@ def frames(pixels: np.ndarray, colour: tuple[int, int, int]) -> list[int]:
     return found
 
 
-def test_frames_tell_right_from_wrong(rankings: Path, split: Split, tmp_path: Path) -> None:
+def test_frames_distinguish_right_from_wrong(rankings: Path, split: Split, tmp_path: Path) -> None:
     sheets.draw_cross_modal(rankings, split, 1, tmp_path / "out" / "sheet.png", "student-rvlr")
     pixels = pixels_of(tmp_path / "out" / "sheet.png")
     upper = pixels[: pixels.shape[0] // 2]
     assert pixels.shape[1] == sheets.WIDTH
     assert frames(upper, GREEN) == [1]
     assert frames(upper, RED) == [0, 2, 3, 4, 5]
-    # the query is caption 8, of image 4: the green frame holds that image's grey, as a square of the full box
+    # the query is caption 8, of image 4: the green frame contains the grey of that image, as a square of the full box
     left = sheets.MARGIN + sheets.RIGHT + sheets.BOX + sheets.SPACING
     inner = coloured(upper[:, left : left + sheets.BOX], (120, 120, 120))
     side = sheets.BOX - 2 * sheets.FRAME

@@ -1,4 +1,4 @@
-"""Results that are not what they say they are: copied, edited, swapped, cut, of other data; and what reads them."""
+"""Results that do not match their records: copied, edited, swapped, cut, of other data, and their readers."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ Spoil = Callable[[Path], object]
 
 
 def _study(world: World, folder: Path) -> None:
-    """Results as the workflow leaves them, of a student with two seeds and of another with one; all are one model."""
+    """Results as the workflow writes them, of a student with two seeds and of a student with one; all are one model."""
     root = folder / "results/tiny"
     (root / "config").mkdir(parents=True)
     (root / "images").symlink_to(world.data / "images")
@@ -113,7 +113,7 @@ def _per_query(folder: Path) -> None:
 
 
 def _older(spoil: Spoil, *files: str) -> Spoil:
-    """Does it, and has the files look as old as can be."""
+    """Spoils files, then sets their times as early as possible."""
 
     def both(folder: Path) -> None:
         spoil(folder)
