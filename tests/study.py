@@ -20,22 +20,47 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def snakemake(folder: Path, settings: dict[str, Any], *options: str) -> list[str]:
+MODULE = """
+rule first:
+    output: "first.txt"
+    shell: "touch {{output}}"
+
+
+module rvlr:
+    snakefile: "{snakefile}"
+    config: config["study"]
+    {more}
+
+
+use rule * from rvlr as rvlr_*
+"""
+
+
+def snakemake(folder: Path, settings: dict[str, Any], *options: str, snakefile: Path = ROOT / "Snakefile") -> list[str]:
+    """The command for a run of `settings` in `folder`; options may end with `--` and targets."""
     (folder / "my.yaml").write_text(yaml.safe_dump(settings))
-    program = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    program = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(folder)]
     profile = ["--workflow-profile", str(ROOT / "profiles/default")]
     return [*program, *profile, "--configfile", str(folder / "my.yaml"), *options]
 
 
-def run(folder: Path, settings: dict[str, Any], *options: str) -> str:
-    done = subprocess.run(snakemake(folder, settings, *options), capture_output=True, text=True, check=False)
+def module(folder: Path, snakefile: Path = ROOT / "Snakefile", more: str = "") -> Path:
+    """A workflow that uses ours as a module, with prefixed names, on the part `study` of its own configuration."""
+    file = folder / "module.smk"
+    file.write_text(MODULE.format(snakefile=snakefile, more=more))
+    return file
+
+
+def run(folder: Path, settings: dict[str, Any], *options: str, snakefile: Path = ROOT / "Snakefile") -> str:
+    program = snakemake(folder, settings, *options, snakefile=snakefile)
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-def plan(folder: Path, settings: dict[str, Any], *options: str) -> Counter[str]:
+def plan(folder: Path, settings: dict[str, Any], *options: str, snakefile: Path = ROOT / "Snakefile") -> Counter[str]:
     """The jobs that a run would do: rule names with the run they are for."""
-    output = run(folder, settings, "--dry-run", *options)
+    output = run(folder, settings, "--dry-run", *options, snakefile=snakefile)
     jobs = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", output, flags=re.MULTILINE)
     planned: Counter[str] = Counter()
     for name, details in jobs:
@@ -48,9 +73,10 @@ def changed(**sections: Any) -> dict[str, Any]:
     return {**SETTINGS, **sections}
 
 
-def fails(folder: Path, settings: dict[str, Any], *options: str) -> str:
-    """What a run says that ends with a message, once, and no lines of code."""
-    done = subprocess.run(snakemake(folder, settings, *options), capture_output=True, text=True, check=False)
+def fails(folder: Path, settings: dict[str, Any], *options: str, snakefile: Path = ROOT / "Snakefile") -> str:
+    """The output of a run that ends with a message, once, and no lines of code."""
+    program = snakemake(folder, settings, *options, snakefile=snakefile)
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert len(re.findall(r"^error: |^\d\d:\d\d:\d\d ERROR ", done.stderr, flags=re.MULTILINE)) == 1, done.stderr
     assert "Traceback" not in done.stderr

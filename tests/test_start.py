@@ -85,9 +85,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with results of ours, a link to them, and results linked to photographs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results/custom/config").mkdir(parents=True)
-    (tmp_path / "results/custom/config/sources.yaml").write_text("{}\n")
+    (tmp_path / "results/custom/config/dataset.yaml").write_text("{}\n")
     (tmp_path / "results/shapes/config").mkdir(parents=True)
-    (tmp_path / "results/shapes/config/sources.yaml").write_text("{}\n")
+    (tmp_path / "results/shapes/config/dataset.yaml").write_text("{}\n")
     (tmp_path / "link").symlink_to("results/custom")
     (tmp_path / "photos").mkdir()
     return tmp_path
@@ -135,7 +135,7 @@ def test_images_do_not_hold_the_results(folder: Path, path: str) -> None:
 @pytest.mark.parametrize("downloads", ["results", "results/x/.."])
 def test_downloads_do_not_reach_into_the_results(folder: Path, downloads: str) -> None:
     (folder / "results/coco/config").mkdir(parents=True)
-    (folder / "results/coco/config/sources.yaml").write_text("{}\n")
+    (folder / "results/coco/config/dataset.yaml").write_text("{}\n")
     (folder / "results/x").mkdir()
     settings = parse(dataset="coco", downloads=downloads)
     with pytest.raises(UserError, match=f"\n  downloads: {downloads} lies in results/coco"):

@@ -7,15 +7,17 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import ROOT, TINY_MODEL
 from storm import snapshot
-from study import SETTINGS, changed, fails, plan, run, snakemake
+from study import SETTINGS, changed, fails, module, plan, run, snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -258,6 +260,51 @@ def test_what_an_interrupted_run_left_behind_is_planned(copied: Path) -> None:
     finally:
         path.write_text(before)
         os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+# --- from elsewhere -------------------------------------------------------------------------------------------------
+
+ENTRIES = [ROOT / "Snakefile", ROOT / "workflow/Snakefile"]
+
+
+@pytest.mark.parametrize("snakefile", ENTRIES)
+def test_another_folder_without_settings_gets_the_demo(tmp_path: Path, snakefile: Path) -> None:
+    program = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--dry-run"]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"Using workflow specific profile {snakefile.parent / 'profiles/default'}" in done.stderr
+    assert "results/shapes/seed0/student-continued" in done.stdout + done.stderr
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text(yaml.safe_dump(changed(seeds=[7])))
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "results/shapes/seed7/student-b" in done.stdout + done.stderr
+    assert "student-continued" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("snakefile", ENTRIES)
+def test_another_workflow_uses_it_as_a_module(copied: Path, snakefile: Path) -> None:
+    """The same jobs under prefixed names, those included that Snakemake does not remember; its own default target."""
+    file = module(copied, snakefile)
+    assert plan(copied, {"study": SETTINGS}, snakefile=file) == Counter(["first"])
+    students = {**SETTINGS["students"], "b": {"teacher": "t", "distance": "mse"}}
+    planned = plan(copied, {"study": changed(students=students)}, "--", "rvlr_all", snakefile=file)
+    expected = plan(copied, changed(students=students), snakefile=snakefile)
+    assert planned == Counter({f"rvlr_{job}": count for job, count in expected.items()})
+    assert planned["rvlr_train_student b"] == 1
+
+
+def test_a_module_runs(tmp_path: Path) -> None:
+    target = "results/shapes/relevance/test.npy"
+    run(tmp_path, {"study": SETTINGS, "samples": {1: "mine"}}, "--", target, snakefile=module(tmp_path))
+    assert (tmp_path / target).stat().st_size > 0
+    assert plan(tmp_path, SETTINGS, "--", target) == Counter()
+
+
+def test_faults_of_a_module_name_it(tmp_path: Path) -> None:
+    settings = {"study": changed(seeds=["x"])}
+    assert "error: config of module rvlr: 1 fault" in fails(tmp_path, settings, snakefile=module(tmp_path))
+    moved = module(tmp_path, more='prefix: "below"')
+    assert "error: module rvlr: prefix and replace_prefix" in fails(tmp_path, {"study": SETTINGS}, snakefile=moved)
 
 
 def test_the_report_is_made_offline(finished: Path) -> None:

@@ -3,10 +3,12 @@
 import csv
 import os
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from PIL import Image
 from storm import snapshot
 from study import SETTINGS, changed, fails, plan, run, snakemake
@@ -31,7 +33,7 @@ def test_files_of_the_user_are_never_deleted(tmp_path: Path, dataset: dict[str, 
     (tmp_path / "link").symlink_to(tmp_path / "results/mine/cache")
     for name in ("mine/cache/a.jpg", "mine/splits/train.jsonl", "others/config/app.yaml", "others/cache"):
         (tmp_path / "results" / name).write_text("mine")
-    (tmp_path / "results/mine/config/sources.yaml").write_text("{}\n")
+    (tmp_path / "results/mine/config/dataset.yaml").write_text("{}\n")
     (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog\n")
     named = {"kind": "custom", "name": "mine", "images": "photos", "captions": "captions.csv", "cache": {}}
     before = snapshot(tmp_path)
@@ -43,7 +45,7 @@ def test_files_of_the_user_are_never_deleted(tmp_path: Path, dataset: dict[str, 
 
 def test_a_file_of_the_user_in_a_folder_that_is_replaced_stops_the_run(tmp_path: Path) -> None:
     root = tmp_path / "results/shapes"
-    files.write_text(root / "config/sources.yaml", "{}\n")
+    files.write_text(root / "config/dataset.yaml", "{}\n")
     with files.atomic_folder(root / "images") as made:
         (made / "ours.png").write_text("ours")
     (root / "images/own.png").write_text("mine")
@@ -81,8 +83,43 @@ def test_hostile_but_legal_paths_work(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "results").symlink_to("/proc")
-    said = fails(tmp_path, SETTINGS)
-    assert "results/shapes" in said
+    done = subprocess.run(snakemake(tmp_path, SETTINGS), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("Failed to create output directory results/shapes/config") == 1
+    assert "Traceback" not in done.stderr
+
+
+ABSENT = """
+import sys
+
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{name}" and not any(path in {but_in} for path in sys.path):
+            raise ModuleNotFoundError(f"No module named {{name}}", name=name)
+
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.mark.parametrize("name", ["rvlr", "filelock"])
+@pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
+def test_without_the_package_one_line_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, snakefile: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ABSENT.format(name=name, but_in=()))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    said = fails(tmp_path, SETTINGS, snakefile=ROOT / snakefile)
+    command = f"{sys.executable} -m pip install -e {ROOT}"
+    assert f"error: {name} is not installed for {sys.executable}; run: {command}\n" in said
+
+
+def test_stages_import_the_package_of_the_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any working folder, where no package is installed but what it needs."""
+    (tmp_path / "sitecustomize.py").write_text(ABSENT.format(name="rvlr", but_in=(str(ROOT),)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run(tmp_path, SETTINGS, "--", "results/shapes/config/dataset.yaml")
 
 
 def test_faults_in_the_configuration_are_reported_together_before_anything_runs(tmp_path: Path) -> None:

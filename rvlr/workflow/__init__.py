@@ -1,4 +1,4 @@
-"""What the Snakefile knows of the configuration, of the user's files and of results that exist; checked at every start.
+"""What is checked whenever the workflow starts: the configuration, the user's files, and results that exist.
 
 Imports no torch: a `snakemake -n` must answer at once.
 """

@@ -1,8 +1,6 @@
 """Frozen sections: the parts of the configuration that stages read, one file each.
 
-Every setting that reaches a result is in a section, and every stage has its sections among its inputs. What is frozen
-is compared with today's settings by content at every start, since Snakemake's own records of earlier runs may be gone
-(results copied, folder renamed, `.snakemake` deleted) and times of files say nothing then.
+Every setting that reaches a result is in a section, and every stage has its sections among its inputs.
 """
 
 from collections.abc import Mapping
@@ -35,8 +33,8 @@ def sections(settings: Study) -> Sections:
         found["downloads"] = {"folder": str(settings.downloads)}
     found |= {runs.initial(name): model.model_dump(mode="json") for name, model in settings.models.items()}
     for name, teacher in settings.teachers.items():
-        named = {"model": settings.teacher_model(name)} if isinstance(teacher, TrainedTeacher) else {}
-        found[runs.teacher(name)] = teacher.model_dump(mode="json") | named
+        model = {"model": settings.teacher_model(name)} if isinstance(teacher, TrainedTeacher) else {}
+        found[runs.teacher(name)] = teacher.model_dump(mode="json") | model
     for name, student in settings.students.items():
         start = runs.name(settings.start_of(name))
         found[runs.student(name)] = student.model_dump(mode="json") | {"start": start}
@@ -44,16 +42,16 @@ def sections(settings: Study) -> Sections:
 
 
 def differing(today: Sections, folder: Path) -> list[Path]:
-    """The files below `folder` that do not hold today's section, whatever they hold instead. A missing file counts,
-    too, but in a folder without any, nothing was made yet."""
+    """The files below `folder` that do not contain today's section. A missing file counts too, unless `folder` has none
+    of the sections: nothing was made yet."""
     expected = {folder / f"{name}.yaml": section for name, section in today.items()}
     if not any(path.exists() for path in expected):
         return []
-    return [path for path, section in expected.items() if read(path) != section]
+    return [path for path, section in expected.items() if _read(path) != section]
 
 
-def read(path: Path) -> Any:
-    """What a frozen file holds; None if it is missing, or is no YAML."""
+def _read(path: Path) -> Any:
+    """The content of a frozen file; None if it is missing, or is no YAML."""
     try:
         return files.read_yaml(path)
     except (UserError, OSError):

@@ -1,7 +1,7 @@
 """The settings as given to Snakemake: files and `--config`.
 
 Snakemake reads and merges both before the workflow sees them. A key that is given twice has lost its first value by
-then, so files and command line are looked at here once more.
+then, so files and command line are read here once more.
 """
 
 import os
@@ -18,18 +18,24 @@ OPTIONS = {"--config": ("--config", "-C"), "--configfile": ("--configfile", "--c
 
 
 def read(
-    merged: Mapping[str, Any], files: Sequence[Path], overrides: Mapping[str, Any], arguments: Sequence[str]
+    merged: Mapping[str, Any],
+    files: Sequence[Path],
+    overrides: Mapping[str, Any],
+    arguments: Sequence[str],
+    source: str | None = None,
 ) -> config.Study:
     """The configuration that Snakemake merged from `files` and, over them, `overrides`.
 
-    arguments: Snakemake's command line. Raises UserError naming files and options if a file is not sound YAML, if an
-    option or one of its keys is given twice, or listing every fault of the configuration, the user's files included.
+    arguments: Snakemake's command line. source: what messages call the configuration; by default files and overrides
+    by their names. Raises UserError naming files and options if a file is not sound YAML, if an option or one of its
+    keys is given twice, or listing every fault of the configuration, the user's files included.
     """
     _check_options(arguments)
     shown = [Path(os.path.relpath(file)) if Path(file).is_relative_to(Path.cwd()) else Path(file) for file in files]
-    settled, source = config.lay_over_bases(merged, shown)
-    if overrides:
-        source += f" and --config {', '.join(overrides)}" if source else f"--config {', '.join(overrides)}"
+    settled, names = config.lay_over_bases(merged, shown)
+    if source is None:
+        options = f"--config {', '.join(overrides)}" if overrides else ""
+        source = " and ".join(filter(None, (names, options)))
     settings = config.parse(settled, source)
     places.check(settings, Path("results", settings.dataset.name), source)
     disk.check(settings, source)

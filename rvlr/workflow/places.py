@@ -1,11 +1,11 @@
 """Where the user's files lie, checked before Snakemake deletes anything.
 
-Snakemake removes the outputs of a job before it runs, folders with all they hold. So nothing of the user's may lie in
-the results of the data set, by whatever spelling or link, and results are made only where there are none of others.
+Snakemake deletes the outputs of a job before the job runs, folders with all their content. So no file of the user may
+lie in the results of the data set, under any spelling or link, and no results are written into a folder of others.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rvlr import ownership
@@ -13,15 +13,15 @@ from rvlr.config import Study
 from rvlr.config.checks import weights_of
 from rvlr.config.sources import SOURCES
 from rvlr.errors import UserError
+from rvlr.workflow import frozen
 
 FOLDERS = ("images", "cache", "seed*/*/model", "seed*/*/tensorboard")  # outputs that are folders
-MARK = "config/sources.yaml"  # written when a run starts, before anything else
 
 
 def check(settings: Study, results: Path, source: str) -> None:
-    """Raise UserError listing each of the user's paths, by its key, that lies in `results`, or if `results` holds
-    something that the workflow did not make. source: what the message names first."""
-    faults = _foreign(results)
+    """Raise UserError listing each of the user's paths, by its key, that lies in `results`, or if the workflow did not
+    make `results`. source: what the message names first."""
+    faults = _foreign(results, frozen.sections(settings))
     for key, path in _user_paths(settings).items():
         faults += [f"{key}: {fault}" for fault in _path_faults(key, path, results)]
     if faults:
@@ -30,8 +30,8 @@ def check(settings: Study, results: Path, source: str) -> None:
 
 
 def check_folders(results: Path) -> None:
-    """Raise UserError if a folder that Snakemake replaces as a whole holds something that `rvlr` did not make. One file
-    of each such folder is named."""
+    """Raise UserError if a folder that Snakemake replaces as a whole contains something that `rvlr` did not make. The
+    message names one file of each such folder."""
     found = (path for pattern in FOLDERS for path in sorted(results.glob(pattern)))
     # of a link, only the link itself would be deleted
     folders = (path for path in found if not path.is_symlink())
@@ -74,16 +74,22 @@ def _inside(path: Path, folder: Path) -> bool:
     return os.path.commonpath([real, root]) == root
 
 
-def _foreign(results: Path) -> list[str]:
-    """What is wrong with the place of the results."""
+def _foreign(results: Path, sections: Iterable[str]) -> list[str]:
+    """What is wrong with the place of the results. The workflow's own have frozen sections; after a run that was killed
+    before it wrote any, they have only logs."""
     if os.path.lexists(results.parent) and not results.parent.is_dir():
         return [f"{results.parent.absolute()} is no folder, but results are written there; move it away"]
-    if not os.path.lexists(results) or (results / MARK).is_file():
+    if not os.path.lexists(results) or any((results / f"config/{name}.yaml").is_file() for name in sections):
         return []
-    if results.is_dir() and not any(results.iterdir()):
+    if results.is_dir() and all(path.is_relative_to(results / "logs") for path in _files(results)):
         return []
     what = "a folder" if results.is_dir() else "a link to nothing" if results.is_symlink() else "a file"
     return [
-        f"dataset.name: {results} is {what} that this workflow did not make (it has no {MARK}); "
+        f"dataset.name: {results} is {what} that this workflow did not make (it has no config/dataset.yaml); "
         "move it away, or choose another dataset.name"
     ]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that is not itself a folder."""
+    return (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())

@@ -1,4 +1,4 @@
-# Settings and the functions that rules take their inputs and parameters from.
+# Settings, and the functions that rules take their inputs and parameters from.
 
 import json
 import os
@@ -6,20 +6,16 @@ import re
 import sys
 from pathlib import Path
 
-import yaml
-
-from rvlr import config as rvlr_config
-from rvlr import files, provenance
-from rvlr.config import sources as rvlr_sources
-from rvlr.data.records import SPLITS
-from rvlr.errors import UserError
-from rvlr.report import consistency
-from rvlr.workflow import frozen, given, places
-
-# Stages run under the Python that runs Snakemake, also where its environment is not activated.
-os.environ.update(
-    PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-)
+# Stages run under the Python that runs Snakemake, also where its environment is not activated, and import the package
+# that this workflow belongs to, in any working folder and any conda environment.
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
+for variable, first in (
+    ("PATH", Path(sys.executable).parent),
+    ("PYTHONPATH", ROOT),
+):
+    others = os.environ.get(variable, os.defpath if variable == "PATH" else "")
+    if str(first) not in others.split(os.pathsep):
+        os.environ[variable] = f"{first}{os.pathsep}{others}".rstrip(os.pathsep)
 
 
 def fail(message):
@@ -28,36 +24,66 @@ def fail(message):
     sys.exit(1)
 
 
-def read_settings():
-    """The configuration, checked as a whole, with where the user's files lie."""
-    # jobs that run on another machine get what was checked here
-    arguments = sys.argv if workflow.is_main_process else []
+sys.path.insert(0, str(ROOT))
+try:
+    from rvlr.config import runs
+    from rvlr.config.sources import SOURCES
+    from rvlr.data.records import SPLITS
+    from rvlr.errors import UserError
+    from rvlr.workflow import frozen, given, outdated
+except ImportError as error:
+    fail(
+        f"{error.name} is not installed for {sys.executable}; run: {sys.executable} -m pip install -e {ROOT}"
+    )
+
+
+def checked(function, *arguments):
+    """What a function of the package returns; its errors end Snakemake with their message."""
     try:
-        return given.read(
-            config, workflow.configfiles, workflow.config_settings.config, arguments
-        )
+        return function(*arguments)
     except UserError as error:
         fail(error)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}; check the path and its permissions")
 
 
+def read_settings():
+    """The configuration, checked as a whole, with where the user's files lie."""
+    # Snakemake's name for the module as which another workflow uses this one
+    if __name__ is not None:
+        if workflow.modifier.path_modifier.replace_prefix("results") != "results":
+            fail(
+                f"module {__name__}: prefix and replace_prefix move some of the workflow's files and not others; use "
+                "--directory to write the results elsewhere"
+            )
+        # the files may hold much else, but what `base` names lies relative to one of them
+        paths = workflow.configfiles if "base" in config else []
+        return checked(
+            given.read, config, paths, {}, [], f"config of module {__name__}"
+        )
+    # jobs that run on another machine get what was checked here
+    arguments = sys.argv if workflow.is_main_process else []
+    return checked(
+        given.read,
+        config,
+        workflow.configfiles,
+        workflow.config_settings.config,
+        arguments,
+    )
+
+
 SETTINGS = read_settings()
 DATASET = SETTINGS.dataset.name
 RESULTS = f"results/{DATASET}"
 DOWNLOADS = str(SETTINGS.downloads)
-SOURCES = f"{RESULTS}/config/sources.yaml"
+SECTIONS = frozen.sections(SETTINGS)
 
 # Where the sources lie below the downloads: single files, and folders of images that are unpacked from an archive.
 SOURCE_OF = {
-    known.file: name
-    for name, known in rvlr_sources.SOURCES.items()
-    if known.folder is None
+    known.file: name for name, known in SOURCES.items() if known.folder is None
 }
 IMAGES_OF = {
-    known.folder: name
-    for name, known in rvlr_sources.SOURCES.items()
-    if known.folder is not None
+    known.folder: name for name, known in SOURCES.items() if known.folder is not None
 }
 
 
@@ -66,23 +92,18 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-def is_trained(teacher):
-    """Whether a teacher is trained here, and not a pair of single-modal models."""
-    return SETTINGS.teachers[teacher].kind == "retrieval"
-
-
-SECTIONS = frozen.sections(SETTINGS)
-
-
 wildcard_constraints:
-    dataset=rvlr_config.runs.NAME,
+    dataset=re.escape(DATASET),
     seed=r"\d+",
-    split="|".join(SPLITS),
+    split=one_of(SPLITS),
     section=one_of(SECTIONS),
     model=one_of(SETTINGS.models),
     teacher=one_of(SETTINGS.teachers),
     student=one_of(SETTINGS.students),
-    run=rvlr_config.runs.PATTERN.pattern,
+    run=runs.PATTERN.pattern,
+
+
+# --- frozen sections ---
 
 
 def section_json(wildcards):
@@ -90,20 +111,29 @@ def section_json(wildcards):
     return json.dumps(SECTIONS[wildcards.section], ensure_ascii=False)
 
 
-def processes_of(wildcards):
-    """The GPUs that a training or an extraction asks for: one a process."""
-    if hasattr(wildcards, "student"):
-        return SETTINGS.students[wildcards.student].processes
-    return SETTINGS.teachers[wildcards.teacher].processes
+def outdated_files():
+    """The files that do not belong to today's settings, whatever Snakemake remembers of earlier runs."""
+    # jobs that run on another machine are planned already
+    if not workflow.is_main_process:
+        return []
+    paths = map(Path, evaluation_files())
+    found = checked(outdated.find, SETTINGS, SECTIONS, Path(RESULTS), paths)
+    reports = any(argument.partition("=")[0] == "--report" for argument in sys.argv)
+    if found and reports:
+        fail(
+            f"{', '.join(found)}: of other settings; run the workflow before its report"
+        )
+    return found
 
 
-def prepared_images():
-    """The folder of images that the data set's preparation makes; own photographs stay where they are."""
-    return (
-        [directory("results/{dataset}/images")]
-        if SETTINGS.dataset.makes_images
-        else []
-    )
+def force_outdated_files(wildcards):
+    """No input, but the moment to force jobs: the plan is begun, and what must run is not decided yet. Every plan with
+    results in it has frozen sections in it."""
+    workflow.dag.forcefiles.update(OUTDATED)
+    return []
+
+
+# --- fetched files ---
 
 
 def source_name(wildcards):
@@ -113,32 +143,45 @@ def source_name(wildcards):
     return SOURCE_OF[wildcards.file]
 
 
+# Snakemake reruns a job if a parameter changed, unless the parameter's function takes `output`.
+
+
+def source_json(wildcards, output):
+    """Where the configuration has that source fetched from, as one line of JSON."""
+    name = source_name(wildcards)
+    given = {name: SETTINGS.sources[name]} if name in SETTINGS.sources else {}
+    return json.dumps(
+        {
+            name: source.model_dump(mode="json", exclude_unset=True)
+            for name, source in given.items()
+        }
+    )
+
+
+def source_file(wildcards, output):
+    """The file that this is frozen to."""
+    return f"{RESULTS}/config/sources/{source_name(wildcards)}.yaml"
+
+
 def downloads_folder(wildcards):
     """Where everything lies that is fetched."""
     return DOWNLOADS
 
 
-def write_sources():
-    """Write the configuration's sources for the fetching rules; what is there already is left alone."""
-    sources = {
-        name: source.model_dump(mode="json", exclude_unset=True)
-        for name, source in SETTINGS.sources.items()
-    }
-    try:
-        if frozen.read(Path(SOURCES)) != sources:
-            files.write_text(Path(SOURCES), yaml.safe_dump(sources))
-    except UserError as error:
-        fail(error)
-    except OSError as error:
-        fail(
-            f"{SOURCES}: {error.strerror}; the results are written there, make it possible or choose another folder"
-        )
+# --- data ---
+
+
+def prepared_images():
+    """The folder of images that the data set's preparation makes; own photographs stay where they are."""
+    if SETTINGS.dataset.makes_images:
+        return [directory("results/{dataset}/images")]
+    return []
 
 
 def fetched_images(wildcards):
     """The records of the folders of images that a public data set is made of; own photographs lie where they are."""
     names = SETTINGS.dataset.image_sources.values()
-    return [f"{DOWNLOADS}/{rvlr_sources.SOURCES[name].folder}.json" for name in names]
+    return [f"{DOWNLOADS}/{SOURCES[name].folder}.json" for name in names]
 
 
 def images_of_splits(wildcards):
@@ -159,50 +202,64 @@ def frozen_for_preparation(wildcards):
     return [f"{RESULTS}/config/{name}.yaml" for name in names]
 
 
-def source_files(wildcards):
-    """The annotations that the preparation reads."""
+def annotation_files(wildcards):
+    """The captions or annotations that the preparation reads."""
     names = dict.fromkeys(SETTINGS.dataset.annotation_sources.values())
-    fetched = [f"{DOWNLOADS}/{rvlr_sources.SOURCES[name].file}" for name in names]
+    fetched = [f"{DOWNLOADS}/{SOURCES[name].file}" for name in names]
     own = SETTINGS.dataset.own_captions
     return fetched if own is None else [*fetched, str(own)]
 
 
-def weights_of(model):
+# --- models ---
+
+
+def run_folder(wildcards, run):
+    """The folder of a run of this seed."""
+    return f"{RESULTS}/seed{wildcards.seed}/{run}"
+
+
+def fetched_weights(model):
     """The weight files of a model, or of a single-modal teacher, that are fetched here."""
-    folders = (f"{path}/" for path in (model.vision.weights, model.text.weights))
-    wanted = tuple(
-        folder.removeprefix(f"{DOWNLOADS}/")
-        for folder in folders
-        if folder.startswith(f"{DOWNLOADS}/")
-    )
-    return [
-        f"{DOWNLOADS}/{file}" for file in SOURCE_OF if f"{file}/".startswith(wanted)
-    ]
+    wanted = [Path(path) for path in (model.vision.weights, model.text.weights)]
+    files = [Path(DOWNLOADS, file) for file in SOURCE_OF]
+    return [str(file) for file in files if {file, *file.parents} & {*wanted}]
 
 
 def weights_of_model(wildcards):
     """The fetched files that an initial model is made of."""
-    return weights_of(SETTINGS.models[wildcards.model])
+    return fetched_weights(SETTINGS.models[wildcards.model])
 
 
 def weights_of_teacher(wildcards):
     """The fetched files that a pair of single-modal models is made of."""
     if is_trained(wildcards.teacher):
         return []
-    return weights_of(SETTINGS.teachers[wildcards.teacher])
+    return fetched_weights(SETTINGS.teachers[wildcards.teacher])
+
+
+def is_trained(teacher):
+    """Whether a teacher is trained here, and not a pair of single-modal models."""
+    return SETTINGS.teachers[teacher].kind == "retrieval"
+
+
+def processes_of(wildcards):
+    """The GPUs that a training or an extraction asks for: one a process."""
+    if hasattr(wildcards, "student"):
+        return SETTINGS.students[wildcards.student].processes
+    return SETTINGS.teachers[wildcards.teacher].processes
 
 
 def start_of_teacher(wildcards):
     """The model folder that a teacher's training starts from."""
-    name = SETTINGS.teacher_model(wildcards.teacher)
-    return f"results/{wildcards.dataset}/seed{wildcards.seed}/{rvlr_config.runs.initial(name)}/model"
+    start = runs.initial(SETTINGS.teacher_model(wildcards.teacher))
+    return f"{run_folder(wildcards, start)}/model"
 
 
 def trained_teacher(wildcards):
     """The model folder that features are extracted from; none for a pair of single-modal models."""
     if not is_trained(wildcards.teacher):
         return []
-    return f"results/{wildcards.dataset}/seed{wildcards.seed}/teacher-{wildcards.teacher}/model"
+    return f"{run_folder(wildcards, runs.teacher(wildcards.teacher))}/model"
 
 
 def model_option(wildcards, input):
@@ -212,22 +269,22 @@ def model_option(wildcards, input):
 
 def start_of_student(wildcards):
     """The model folder that a student's training starts from."""
-    run = SETTINGS.start_of(wildcards.student)
-    return f"results/{wildcards.dataset}/seed{wildcards.seed}/{run}/model"
+    return f"{run_folder(wildcards, SETTINGS.start_of(wildcards.student))}/model"
 
 
 def features_of_student(wildcards):
     """The stored features that a student distils."""
-    teacher = SETTINGS.students[wildcards.student].teacher
-    folder = (
-        f"results/{wildcards.dataset}/seed{wildcards.seed}/teacher-{teacher}/features"
-    )
+    teacher = runs.teacher(SETTINGS.students[wildcards.student].teacher)
+    folder = f"{run_folder(wildcards, teacher)}/features"
     return [f"{folder}/{name}" for name in ("image.npy", "text.npy", "index.json")]
 
 
 def features_folder(wildcards, input):
     """The folder of those features."""
     return str(Path(input.features[0]).parent)
+
+
+# --- results ---
 
 
 def evaluation_files():
@@ -271,67 +328,6 @@ def figure_files():
     return figures
 
 
-def to_be_made_again():
-    """The files that do not belong to today's settings, whatever Snakemake remembers of earlier runs. Ends with a message
-    where a result is not what it says it is."""
-    # jobs that run on another machine are planned already
-    if not workflow.is_main_process:
-        return []
-    try:
-        places.check_folders(Path(RESULTS))
-    except UserError as error:
-        fail(error)
-    differing = frozen.differing(SECTIONS, Path(f"{RESULTS}/config"))
-    differing += replaced_captions()
-    mismatches = [] if differing else list(disagreeing_records())
-    wrong = [one for one in mismatches if not one.outdated]
-    if wrong:
-        fail("\n".join([*dict.fromkeys(map(str, wrong)), consistency.remedy(wrong)]))
-    again = sorted(
-        {str(path) for path in (*differing, *(one.path for one in mismatches))}
-    )
-    if again and any(argument.partition("=")[0] == "--report" for argument in sys.argv):
-        fail(
-            f"{', '.join(again)}: of other settings; run the workflow before its report"
-        )
-    return again
-
-
-def replaced_captions():
-    """The record of a preparation that read another captions file than the one that lies there now, which may be older,
-    as a copy brought back is."""
-    record = Path(f"{RESULTS}/splits/dataset.json")
-    if SETTINGS.dataset.own_captions is None or not record.exists():
-        return []
-    try:
-        digest = files.read_json(record).get("captions_sha256")
-    except UserError:
-        return [record]
-    return [record] if digest != provenance.sha256(SETTINGS.dataset.own_captions) else []
-
-
-def force_to_be_made_again(wildcards):
-    """No input, but the moment to force jobs: the plan is begun, and what must run is not decided yet. Every plan with
-    results in it has frozen sections in it."""
-    workflow.dag.forcefiles.update(AGAIN)
-    return []
-
-
-def disagreeing_records():
-    """What the records of results disagree with, as far as small files tell."""
-    for path in map(Path, evaluation_files()):
-        if not path.exists():
-            continue
-        try:
-            record = consistency.read_evaluation(path)
-        except UserError as error:
-            fail(f"{error}: rm {path}; snakemake")
-        try:
-            yield from consistency.evaluation_mismatches(path, record, large=False)
-        except UserError as error:
-            fail(error)
-
-
 def print_summary():
     """Show the table at the end of the run, if it is of these results."""
     table = Path(summary_files()[0])
@@ -347,4 +343,4 @@ def print_summary():
         )
 
 
-AGAIN = to_be_made_again()
+OUTDATED = outdated_files()

@@ -1,13 +1,13 @@
 rule freeze_config:
     input:
-        force_to_be_made_again,
+        force_outdated_files,
     output:
         "results/{dataset}/config/{section}.yaml",
     log:
         "results/{dataset}/logs/config/{section}.log",
     localrule: True
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     params:
         section=section_json,
     shell:

@@ -3,7 +3,7 @@ rule prepare_data:
         config=frozen_for_preparation,
         # only to refuse captions that its scorer cannot compare: another scorer does not change the splits
         relevance=ancient("results/{dataset}/config/relevance.yaml"),
-        source=source_files,
+        source=annotation_files,
     output:
         splits=expand("results/{{dataset}}/splits/{split}.jsonl", split=SPLITS),
         about="results/{dataset}/splits/dataset.json",
@@ -13,7 +13,7 @@ rule prepare_data:
     benchmark:
         "results/{dataset}/benchmarks/prepare.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     threads: 8
     params:
         downloads=downloads_folder,
@@ -35,7 +35,7 @@ rule verify_images:
     benchmark:
         "results/{dataset}/benchmarks/verify.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     threads: 8
     params:
         splits=subpath(input.about, parent=True),
@@ -56,7 +56,7 @@ rule cache_images:
     benchmark:
         "results/{dataset}/benchmarks/cache.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     threads: 8
     params:
         splits=subpath(input.about, parent=True),

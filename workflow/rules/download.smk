@@ -1,6 +1,6 @@
 # Files from outside stay as they are once they lie there. Where they come from is therefore neither an input nor a
-# parameter, but lies in a file that is written when a run starts: another address fetches nothing again. And `update`
-# keeps Snakemake from deleting them before a job, as --forceall or a second study with the same downloads would have it.
+# parameter that Snakemake compares with the last run's: another address fetches nothing again. And `update` keeps
+# Snakemake from deleting them before a job, as --forceall or a second study with the same downloads would have it.
 
 
 rule fetch_file:
@@ -12,12 +12,14 @@ rule fetch_file:
         file=one_of(SOURCE_OF),
     localrule: True
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     params:
         source=source_name,
-        sources=SOURCES,
+        settings=source_json,
+        sources=source_file,
         downloads=downloads_folder,
     shell:
+        "python -m rvlr freeze --section {params.settings:q} --output {params.sources} --log-file {log:q} && "
         "python -m rvlr data fetch {params.source} --sources {params.sources} --downloads {params.downloads:q} "
         "--log-file {log:q}"
 
@@ -31,11 +33,13 @@ rule fetch_images:
         folder=one_of(IMAGES_OF),
     localrule: True
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     params:
         source=source_name,
-        sources=SOURCES,
+        settings=source_json,
+        sources=source_file,
         downloads=downloads_folder,
     shell:
+        "python -m rvlr freeze --section {params.settings:q} --output {params.sources} --log-file {log:q} && "
         "python -m rvlr data fetch {params.source} --sources {params.sources} --downloads {params.downloads:q} "
         "--log-file {log:q}"

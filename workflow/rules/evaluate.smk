@@ -14,7 +14,7 @@ rule evaluate_model:
     benchmark:
         "results/{dataset}/benchmarks/seed{seed}/evaluate-{run}.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     threads: 8
     resources:
         gpu=1,

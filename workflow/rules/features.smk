@@ -14,7 +14,7 @@ rule extract_features:
     benchmark:
         "results/{dataset}/benchmarks/seed{seed}/features-{teacher}.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     threads: 8
     resources:
         gpu=processes_of,

@@ -11,7 +11,7 @@ rule compute_relevance:
     benchmark:
         "results/{dataset}/benchmarks/relevance-{split}.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     threads: 8
     shell:
         "python -m rvlr relevance --config {input.config} --captions {input.split} "

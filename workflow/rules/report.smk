@@ -21,7 +21,7 @@ rule summarise:
     benchmark:
         "results/{dataset}/benchmarks/summarise.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     shell:
         "python -m rvlr summarise {input.evaluations} --csv {output.csv} --comparisons {output.comparisons} "
         "--markdown {output.markdown} --text {output.text} --log-file {log}"
@@ -42,7 +42,7 @@ rule plot_losses:
     benchmark:
         "results/{dataset}/benchmarks/plot-losses.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     shell:
         "python -m rvlr plot-losses {input.metrics} --output {output} --log-file {log}"
 
@@ -62,7 +62,7 @@ rule plot_three_ways:
     benchmark:
         "results/{dataset}/benchmarks/plot-three-ways.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     shell:
         "python -m rvlr plot-three-ways {input.evaluations} --output {output} --log-file {log}"
 
@@ -91,7 +91,7 @@ rule draw_sheets:
     benchmark:
         "results/{dataset}/benchmarks/sheets-{run}.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     params:
         queries=SETTINGS.evaluation.queries_shown,
     shell:

@@ -18,7 +18,7 @@ rule train_student:
     benchmark:
         "results/{dataset}/benchmarks/seed{seed}/student-{student}.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     threads: 8
     resources:
         gpu=processes_of,

@@ -11,7 +11,7 @@ rule initialise_model:
     benchmark:
         "results/{dataset}/benchmarks/seed{seed}/initial-{model}.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     shell:
         "python -m rvlr initialise --config {input.config} --seed {wildcards.seed} --split {input.split} "
         "--output {output} --log-file {log}"
@@ -36,7 +36,7 @@ rule train_teacher:
     benchmark:
         "results/{dataset}/benchmarks/seed{seed}/teacher-{teacher}.tsv"
     conda:
-        "../../envs/rvlr.yaml"
+        "../envs/rvlr.yaml"
     threads: 8
     resources:
         gpu=processes_of,
