@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 .PHONY: demo test lint setup
 
-demo: setup  ## run the whole pipeline on the embedded data set and show the results
+demo: $(VENV)/.installed  ## run the whole pipeline on the embedded data set and show the results
 	$(BIN)/snakemake
 
 test: lint  ## everything that must hold before a change lands
@@ -16,12 +17,17 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check --compact-diff Snakefile workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/snakemake --lint --snakefile workflow/Snakefile
 
-setup: $(VENV)/.up-to-date  ## make the virtual environment, or bring it up to date
+setup: $(VENV)/.installed-dev  ## make the virtual environment for the tests, or bring it up to date
 
-$(VENV)/.up-to-date: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "rvlr needs Python 3.11 or newer, $(PYTHON) is older; use: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(INSTALL) .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) '.[dev]'
 	touch $@

@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: the real data beside the project, and miniature data sets and models."""
+"""Fixtures shared by the tests: the real data outside the project, and miniature data sets and models."""
 
 import contextlib
 import os
@@ -59,13 +59,12 @@ def two_cores() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data and weights beside the project, never part of it."""
-    folder = ROOT.parent / "shared"
-    if not folder.is_dir():
-        reason = f"real data and weights are not there: {folder}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    """The folder of real data and weights that RVLR_SHARED names. It is never part of the project."""
+    name = os.environ.get("RVLR_SHARED")
+    if not name:
+        pytest.skip("real data and weights are needed, and RVLR_SHARED names no folder of them")
+    folder = Path(name)
+    assert folder.is_dir(), f"RVLR_SHARED: no folder {folder}"
     return folder
 
 

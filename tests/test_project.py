@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 import rvlr
@@ -25,16 +28,22 @@ TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=r
 
 
 def bounds(requirements: list[str]) -> dict[str, str]:
-    """`name>=version` -> name and version."""
+    """`name>=version` or `name>=version,<version` -> name and the rest."""
     parts = [requirement.partition(">=") for requirement in requirements]
     return {name: version for name, _, version in parts}
+
+
+def commands(recipe: str) -> list[str]:
+    """What a target of the Makefile runs in the virtual environment."""
+    lines = re.search(rf"^{recipe}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)[1]
+    return [line.removeprefix("\t$(BIN)/") for line in lines.splitlines()]
 
 
 # --- files that say the same twice -------------------------------------------------------------------------------
 
 
 def test_conda_environment_has_the_dependencies_of_the_package() -> None:
-    environment = yaml.safe_load((ROOT / "envs/rvlr.yaml").read_text())
+    environment = yaml.safe_load((ROOT / "workflow/envs/rvlr.yaml").read_text())
     assert environment.keys() == {"channels", "dependencies"}
     assert environment["channels"] == ["conda-forge", "nodefaults"]
     package = bounds(PROJECT["dependencies"])
@@ -45,8 +54,39 @@ def test_conda_environment_has_the_dependencies_of_the_package() -> None:
 
 
 def test_snakefile_and_package_want_the_same_snakemake() -> None:
-    wanted = re.search(r'min_version\("(.+)"\)', (ROOT / "Snakefile").read_text())[1]
-    assert bounds(PROJECT["dependencies"])["snakemake"] == wanted
+    wanted = re.search(r'min_version\("(.+)"\)', (ROOT / "workflow/Snakefile").read_text())[1]
+    assert bounds(PROJECT["dependencies"])["snakemake"].split(",")[0] == wanted
+
+
+def test_every_dependency_has_its_last_tested_version() -> None:
+    """Without addresses, and not for one kind of machine: nothing of PyTorch's builds for CUDA."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line)] == []
+    tested = dict(line.split("==") for line in lines)
+    assert not [name for name in tested if name.startswith(("nvidia-", "cuda-", "triton"))]
+    wanted = map(Requirement, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]])
+    assert [str(one) for one in wanted if not one.specifier.contains(tested[canonicalize_name(one.name)])] == []
+
+
+def test_lint_and_the_hooks_of_commits_are_the_same_checks() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [hook["entry"] for hook in repository["hooks"]] == commands("lint")
+    assert all(hook["language"] == "system" and not hook["pass_filenames"] for hook in repository["hooks"])
+
+
+def test_the_demo_is_installed_without_what_tests_need() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert "\ndemo: $(VENV)/.installed " in makefile
+    assert re.search(r"/\.installed: .*\n(?:\t.*\n)*\t\$\(INSTALL\) \.\n", makefile)
+
+
+def test_the_catalog_of_workflows_finds_what_it_asks_for() -> None:
+    """https://snakemake.github.io/snakemake-workflow-catalog: the standard layout, and a description of its use."""
+    assert (ROOT / "workflow/Snakefile").is_file()
+    assert (ROOT / "config/README.md").is_file()
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert usage.keys() == {"mandatory-flags", "software-stack-deployment", "report"}
+    assert (ROOT / "workflow/profiles/default/config.yaml").samefile(ROOT / "profiles/default/config.yaml")
 
 
 def test_citation_has_its_required_fields_and_the_packages_version() -> None:
@@ -71,6 +111,25 @@ def test_the_readmes_commands_are_targets_of_the_makefile() -> None:
 def test_continuous_integration_runs_the_readmes_test_command() -> None:
     assert "make test" in (ROOT / ".ci/run").read_text().splitlines()
     assert os.access(ROOT / ".ci/run", os.X_OK)
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
+    assert job["steps"][-1] == {"run": "make test"}
+    assert PROJECT["requires-python"] == f">={job['strategy']['matrix']['python'][0]}"
+
+
+def test_continuous_integration_needs_the_real_data(tmp_path: Path) -> None:
+    """Beside the project; with it, the tests are told where it is."""
+    script = tmp_path / "project/.ci/run"
+    script.parent.mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", script)
+    (tmp_path / "project/Makefile").write_text('test:\n\t@echo "found: $$RVLR_SHARED"\n')
+    done = subprocess.run([script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"no folder {tmp_path}/shared: ")
+    assert "found" not in done.stdout
+    (tmp_path / "shared").mkdir()
+    done = subprocess.run([script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"found: {tmp_path}/shared\n" in done.stdout
 
 
 def test_the_command_line_lists_every_stage_of_the_workflow() -> None:

@@ -103,7 +103,7 @@ sys.meta_path.insert(0, Absent())
 """
 
 
-@pytest.mark.parametrize("name", ["rvlr", "filelock"])
+@pytest.mark.parametrize("name", ["rvlr", "numpy"])
 @pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
 def test_without_the_package_one_line_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, snakefile: str

@@ -239,7 +239,7 @@ def weights_of_teacher(wildcards):
 
 def is_trained(teacher):
     """Whether a teacher is trained here, and not a pair of single-modal models."""
-    return SETTINGS.teachers[teacher].kind == "retrieval"
+    return runs.teacher(teacher) in SETTINGS.trained_runs()
 
 
 def processes_of(wildcards):
