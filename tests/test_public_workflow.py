@@ -20,6 +20,7 @@ import miniature
 import pytest
 import yaml
 from conftest import ROOT, TINY_MODEL, TINY_TRAINING
+from study import module, run
 
 from rvlr.config.sources import SOURCES
 from rvlr.ownership import LEDGER
@@ -75,7 +76,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
 
 
 def sources(kind: str, place: str) -> dict[str, dict[str, Any]]:
-    """Every source at another place: an address, or a folder of files at hand."""
+    """Every source at another place: an address, or a local folder of files."""
     found = {}
     for name, known in SOURCES.items():
         path = f"{place}/{known.file if name != 'karpathy-captions' else f'karpathy-{kind}.zip'}"
@@ -156,6 +157,8 @@ def test_the_whole_workflow_runs_from_download_to_tables(kind: str, served: tupl
     counts = json.loads((results / "splits/dataset.json").read_text())["counts"]
     assert {name: count["images"] for name, count in counts.items()} == miniature.COUNTS
     assert (results / "verified.json").exists()
+    used = yaml.safe_load((results / "config/sources/bert-weights.yaml").read_text())
+    assert used["bert-weights"]["addresses"] == overlay["sources"]["bert-weights"]["addresses"]
     assert "Terms: " in done.stderr
     if kind == "vizwiz":
         assert found["notes"][0].startswith("Val is 6 images drawn from train with seed 0, ")
@@ -176,6 +179,12 @@ def everything_again_fetches_nothing(folder: Path, overlay: dict[str, Any]) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     assert plan(done.stderr)["fetch_file"] == 3
     assert {path: path.stat().st_ino for path in before} == before
+    # nor does a second study with the same downloads
+    overlay["dataset"]["name"] = "second"
+    planned = plan(snakemake(folder, "flickr30k", [overlay], "--dry-run").stdout)
+    assert planned["train_student"] == 2
+    assert planned["fetch_file"] == planned["fetch_images"] == 0
+    overlay["dataset"]["name"] = "flickr30k"
     # without the images, what needs them has them fetched first
     shutil.rmtree(folder / "downloads/flickr30k/images")
     overlay["students"] = {"new": {"teacher": "itc-itm"}}
@@ -228,7 +237,7 @@ def no_network(tmp_path: Path) -> dict[str, str]:
     return variables
 
 
-def test_with_files_at_hand_nothing_touches_the_network(
+def test_with_local_files_nothing_touches_the_network(
     served: tuple[Path, str], tmp_path: Path, no_network: dict[str, str]
 ) -> None:
     """Folders and archives of images, annotations and weights, all named by `existing`."""
@@ -245,6 +254,18 @@ def test_with_files_at_hand_nothing_touches_the_network(
     assert (downloads / "coco/val2014.zip").is_symlink()
     assert (downloads / "weights/bert-base-uncased/model.safetensors").is_symlink()
     assert len(list((downloads / "coco/images/val2014").glob("*.jpg"))) == 18
+
+
+def test_as_a_module_it_fetches_from_the_sources_of_its_part_of_the_configuration(
+    served: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Handlers such as onstart do not run in a module."""
+    part = yaml.safe_load((ROOT / "config/published.yaml").read_text())
+    part |= yaml.safe_load((ROOT / "config/vizwiz.yaml").read_text()) | {"sources": sources("vizwiz", served[1])}
+    del part["base"]
+    target = f"downloads/{SOURCES['vizwiz-test-captions'].file}"
+    run(tmp_path, {"study": part}, "--", target, snakefile=module(tmp_path))
+    assert (tmp_path / target).read_bytes() == (served[0] / SOURCES["vizwiz-test-captions"].file).read_bytes()
 
 
 def test_a_missing_piece_is_named_with_where_to_get_it(
