@@ -22,8 +22,8 @@ lint: setup
 setup: $(VENV)/.installed-dev  ## make the virtual environment for the tests, or bring it up to date
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "rvlr needs Python 3.11 or newer, $(PYTHON) is older; use: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
+	  { echo "rvlr needs Python 3.11.4 or newer, $(PYTHON) is older; use: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) .
 	touch $@

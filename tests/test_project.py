@@ -113,7 +113,7 @@ def test_continuous_integration_runs_the_readmes_test_command() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
     (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
     assert job["steps"][-1] == {"run": "make test"}
-    assert PROJECT["requires-python"] == f">={job['strategy']['matrix']['python'][0]}"
+    assert PROJECT["requires-python"].startswith(f">={job['strategy']['matrix']['python'][0]}.")
 
 
 def test_continuous_integration_needs_the_real_data(tmp_path: Path) -> None:

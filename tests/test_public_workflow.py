@@ -18,9 +18,9 @@ from typing import Any
 
 import miniature
 import pytest
+import study
 import yaml
 from conftest import ROOT, TINY_MODEL, TINY_TRAINING
-from study import module, run
 
 from rvlr.config.sources import SOURCES
 from rvlr.ownership import LEDGER
@@ -264,7 +264,7 @@ def test_as_a_module_it_fetches_from_the_sources_of_its_part_of_the_configuratio
     part |= yaml.safe_load((ROOT / "config/vizwiz.yaml").read_text()) | {"sources": sources("vizwiz", served[1])}
     del part["base"]
     target = f"downloads/{SOURCES['vizwiz-test-captions'].file}"
-    run(tmp_path, {"study": part}, "--", target, snakefile=module(tmp_path))
+    study.run(tmp_path, {"study": part}, "--", target, snakefile=study.module(tmp_path))
     assert (tmp_path / target).read_bytes() == (served[0] / SOURCES["vizwiz-test-captions"].file).read_bytes()
 
 
