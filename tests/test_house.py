@@ -16,7 +16,8 @@ from conftest import ROOT
 
 PLACES = ("rvlr", "workflow", "config", "docs", "tests", "benchmarks", "profiles")
 TEXTS = [*(f"{place}/**/*" for place in PLACES), "*.md", "results/README.md", "Snakefile", "Makefile", "pyproject.toml"]
-SUFFIXES = ("", ".py", ".md", ".yaml", ".smk", ".rst", ".toml")
+TEXTS += [".ci/run", ".github/**/*", ".pre-commit-config.yaml", ".snakemake-workflow-catalog.yml"]
+SUFFIXES = ("", ".py", ".md", ".yaml", ".yml", ".smk", ".rst", ".toml")
 PATH = re.compile(rf"(?<![\w/.{{}}~:*@-])(?:(?:{'|'.join(PLACES)})/[\w.*/-]*[\w*/]|[A-Z]+\.(?:md|cff))(?![\w*{{])")
 NAME = re.compile(r"(?<![\w./-])rvlr(?:\.[A-Za-z_]\w*)+(?![\w/-])")
 QUOTED = r',? (?:and )?"[^"]+"'
