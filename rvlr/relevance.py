@@ -196,7 +196,7 @@ def tokenise(captions: Sequence[str], scorer: str, stemmer: bool) -> list[Tokens
         raise UserError(f"scorer: {scorer!r} found; 'rouge-score' or 'coco-caption' allowed")
     if stemmer:
         if scorer != "rouge-score":
-            raise UserError(f"stemmer: true, but scorer {scorer!r} knows no stemmer; set stemmer to false")
+            raise UserError(f"stemmer: true, but scorer {scorer!r} has no stemmer; set stemmer to false")
         from rouge_score.tokenizers import DefaultTokenizer  # a second to import
 
         # rouge_score stems token by token, hence a word alone gives what it gives inside a caption

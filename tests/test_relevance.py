@@ -310,7 +310,7 @@ def test_offsets_must_fit(tmp_path: Path, offsets: list[int], message: str) -> N
 def test_settings_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'bleu' found; 'rouge-score' or 'coco-caption' allowed"):
         relevance.compute(["a"], np.array([0, 1]), tmp_path / "m.npy", "bleu", False)
-    with pytest.raises(UserError, match="knows no stemmer"):
+    with pytest.raises(UserError, match="has no stemmer"):
         relevance.compute(["a"], np.array([0, 1]), tmp_path / "m.npy", "coco-caption", True)
-    with pytest.raises(UserError, match="knows no stemmer"):
+    with pytest.raises(UserError, match="has no stemmer"):
         config.parse({"scorer": "coco-caption", "stemmer": True}, "test", config.Relevance)

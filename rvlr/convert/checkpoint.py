@@ -75,7 +75,7 @@ def read(checkpoint: Path, vision_file: Path, text_file: Path) -> Imported:
     ignored = {key: why for key in state for pattern, why in reasons.items() if re.search(pattern, plain[key])}
     used = {key: _our_name(plain[key], text["fusion_layer"]) for key in state if key not in ignored}
     if len(set(used.values())) < len(used):
-        raise UserError(f"{checkpoint}: holds some parameters twice, with and without a 'module.' or 'bert.' prefix")
+        raise UserError(f"{checkpoint}: has some parameters twice, with and without a 'module.' or 'bert.' prefix")
     given = {"checkpoint": checkpoint, "vision_config": vision_file, "text_config": text_file}
     arguments = _model_config(given, found, student, vision, text, settings)
     outlined = weights.outline(
@@ -119,7 +119,7 @@ def _load(path: Path) -> tuple[State, Mapping[str, Any]]:
     """The state_dict of a checkpoint and its `config`, empty if it has none."""
     saved = weights.read(path, lambda file: torch.load(file, map_location="cpu", weights_only=True))
     if not isinstance(saved, Mapping):
-        raise UserError(f"{path}: holds a {type(saved).__name__}, not a checkpoint with the key 'model'")
+        raise UserError(f"{path}: contains a {type(saved).__name__}, not a checkpoint with the key 'model'")
     state = next((saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), Mapping)), saved)
     strange = [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))]
     if strange or not state:
