@@ -33,6 +33,10 @@ module rvlr:
 
 
 use rule * from rvlr as rvlr_*
+
+
+onsuccess:
+    rvlr.print_summary()
 """
 
 
