@@ -23,7 +23,6 @@ from rvlr.errors import UserError
 from rvlr.evaluation.corrected import recalls
 from rvlr.evaluation.scoring import score as score_split
 from rvlr.log import logger
-from rvlr.models.retrieval import RetrievalModel
 from rvlr.training import record, start
 from rvlr.training.checkpoint import FORMAT, ResumeFolder
 from rvlr.training.engine import Engine
@@ -81,7 +80,7 @@ def _train(section: Section, seed: int, paths: Paths, group: Processes) -> None:
         best = _fit(engine, splits, collate)
         if best is not None:
             task.model.load_state_dict(best)
-            _write(task.model, engine, section, paths.output)
+            _write(engine, section, paths.output)
             resume.clear()
 
 
@@ -119,12 +118,8 @@ def _fit(engine: Engine, splits: dict[str, Split], collate: PairCollator) -> dic
     )
     logger.info(
         "training on %d captions of %d images, %d steps of %d in %d process(es) on %s",
-        len(splits["train"].captions),
-        len(splits["train"].records),
-        schedule.steps,
-        training.batch_size,
-        engine.accelerator.num_processes,
-        engine.accelerator.device,
+        *(len(splits["train"].captions), len(splits["train"].records), schedule.steps, training.batch_size),
+        *(engine.accelerator.num_processes, engine.accelerator.device),
     )
 
     def score() -> dict[str, float]:
@@ -134,15 +129,10 @@ def _fit(engine: Engine, splits: dict[str, Split], collate: PairCollator) -> dic
     return engine.run(loader, score)
 
 
-def _write(
-    model: RetrievalModel,
-    engine: Engine,
-    section: Section,
-    output: Path,
-) -> None:
+def _write(engine: Engine, section: Section, output: Path) -> None:
     """Write the outputs of a finished training. All are written before the first of them replaces an older one.
     `config.yaml`, which marks the others as complete, is removed before and put in place last."""
-    model.config.fresh_heads = False
+    engine.model.config.fresh_heads = False
     about = {"seed": engine.seed, "settings": section.model_dump(mode="json")}
     settings = output / "config.yaml"
     try:
@@ -152,7 +142,7 @@ def _write(
             files.atomic_folder(output / "tensorboard") as events,
             files.atomic_file(output / "metrics.jsonl") as metrics,
         ):
-            model.save_pretrained(model_folder)
+            engine.model.save_pretrained(model_folder)
             shutil.copytree(engine.resume.folder / TENSORBOARD, events, dirs_exist_ok=True)
             metrics.write_text(record.text_of(engine.state.lines), encoding="utf-8")
             written = {"model": model_folder / "model.safetensors", "metrics": metrics}
