@@ -204,6 +204,7 @@ def test_only_a_folder_of_its_own_is_used(unfinished: Path, tmp_path: Path) -> N
         check_resume(folder)
     shutil.copytree(unfinished, tmp_path / "resume")
     (tmp_path / "resume/tensorboard/.nfs0001").touch()  # of a network drive
+    (tmp_path / "resume/.checkpoint.pt.tmp-0a1b2c3d.pt").touch()  # left by a process that was killed
     check_resume(tmp_path / "resume")
     (tmp_path / "resume/thesis.tex").touch()
     with pytest.raises(UserError, match=r"resume: .*but thesis\.tex is not part of that; move thesis\.tex"):
@@ -213,6 +214,7 @@ def test_only_a_folder_of_its_own_is_used(unfinished: Path, tmp_path: Path) -> N
 def test_clearing_removes_nothing_else(unfinished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "resume"
     shutil.copytree(unfinished, folder)
+    (folder / ".best-6.safetensors.tmp-0a1b2c3d.safetensors").touch()
     for name in ("thesis.tex", "checkpoint.pt.bak", "tensorboard/mine", "best-x.safetensors"):
         (folder / name).touch()
     resume = ResumeFolder(folder, "f")

@@ -36,7 +36,7 @@ def check_resume(folder: Path) -> None:
             "to another place, or give another folder"
         )
     raise UserError(
-        f"--resume {folder}: holds {name}, and rvlr did not make that folder for a training ({MARK} is not in it); "
+        f"--resume {folder}: contains {name}, and rvlr did not make that folder for a training ({MARK} is not in it); "
         "give a path that does not exist yet, or an empty folder"
     )
 
