@@ -81,7 +81,3 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
     title: ClassVar[str]
     """The name in messages of a file with this section; only sections that have files of their own have a title."""
-
-    def to_json(self) -> str:
-        """One line of JSON with all defaults filled in; the same settings always give the same line."""
-        return self.model_dump_json()

@@ -103,10 +103,18 @@ OWN = [
     ),
     Case("captions: a folder", _own(_instead("captions.json", Path.mkdir)), (r"captions\.json: a folder found",)),
     Case("captions: semicolons", _written("c.csv", "image;caption\n"), (r"unknown column 'image;caption'.*by commas",)),
-    Case("captions: COCO's layout", _written("c.json", '{"images": []}'), (r"c\.json.*must hold a list of records",)),
-    Case("captions: NaN", _written("c.json", '[{"image": "0.png", "caption": NaN}]'), (r"record 1 .* caption is nan",)),
-    Case("captions: a zero byte", _captioned("a\0dog"), (r"caption 1 is 'a\\x00dog', with a zero byte",)),
-    Case("captions: nothing to see", _captioned("\u200b\u2060"), (r"record 1 .*caption 1 is empty; write one",)),
+    Case(
+        "captions: COCO's layout", _written("c.json", '{"images": []}'), (r"c\.json.*must contain a list of records",)
+    ),
+    Case(
+        "captions: NaN",
+        _written("c.json", '[{"image": "0.png", "caption": NaN}]'),
+        (r"record 1 .* caption: found nan",),
+    ),
+    Case("captions: a zero byte", _captioned("a\0dog"), (r"captions\[0\]: found 'a\\x00dog', with a zero byte",)),
+    Case(
+        "captions: nothing to see", _captioned("\u200b\u2060"), (r"record 1 .*captions\[0\]: empty; write a caption",)
+    ),
     Case(
         "captions: Russian",
         _captioned("кот и 2 собаки", "кот спит"),
