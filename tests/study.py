@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import preloaded
 import yaml
 from conftest import ROOT, TINY_MODEL, TINY_TRAINING
 
@@ -56,7 +57,7 @@ def module(folder: Path, snakefile: Path = ROOT / "Snakefile", more: str = "") -
 
 
 def run(folder: Path, settings: dict[str, Any], *options: str, snakefile: Path = ROOT / "Snakefile") -> str:
-    program = snakemake(folder, settings, *options, snakefile=snakefile)
+    program = preloaded.stages_of(snakemake(folder, settings, *options, snakefile=snakefile))
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -79,7 +80,7 @@ def changed(**sections: Any) -> dict[str, Any]:
 
 def fails(folder: Path, settings: dict[str, Any], *options: str, snakefile: Path = ROOT / "Snakefile") -> str:
     """The output of a run that ends with a message, once, and no lines of code."""
-    program = snakemake(folder, settings, *options, snakefile=snakefile)
+    program = preloaded.stages_of(snakemake(folder, settings, *options, snakefile=snakefile))
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert len(re.findall(r"^error: |^\d\d:\d\d:\d\d ERROR ", done.stderr, flags=re.MULTILINE)) == 1, done.stderr

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 from conftest import TINY_TRAINING
 
@@ -297,7 +298,7 @@ def test_two_processes_end_well_every_time(tiny_data: Path, tiny_model: Path, tm
     """Twenty extractions: exit status 0, every output complete, nothing left over, nothing said but progress."""
 
     def extract(number: int) -> subprocess.CompletedProcess:
-        line = extract_command(tmp_path / f"{number}", tiny_data, tiny_model, 2)
+        line = [preloaded.python(), *extract_command(tmp_path / f"{number}", tiny_data, tiny_model, 2)[1:]]
         scratch = tmp_path / f"{number}/tmp"
         scratch.mkdir()
         done = subprocess.run(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import miniature
+import preloaded
 import pytest
 import study
 import yaml
@@ -105,9 +106,8 @@ def snakemake(
     for number, overlay in enumerate(overlays):
         (folder / f"{number}.yaml").write_text(yaml.safe_dump(overlay))
         program.append(str(folder / f"{number}.yaml"))
-    return subprocess.run(
-        [*program, *options], capture_output=True, text=True, check=False, env={**os.environ, **variables}
-    )
+    program = [*program, *options] if variables else preloaded.stages_of([*program, *options])
+    return subprocess.run(program, capture_output=True, text=True, check=False, env={**os.environ, **variables})
 
 
 def plan(output: str) -> Counter[str]:

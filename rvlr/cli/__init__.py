@@ -8,6 +8,8 @@ from rvlr import environment
 
 environment.prepare()
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -30,6 +32,7 @@ for part in (config, stages, report, convert):
 def main() -> None:
     """Run the command line; faults that a user can fix end with one message and exit status 1."""
     environment.prepare()
+    atexit.register(gc.freeze)  # or Python looks for garbage in all of PyTorch once more, which takes a second
     try:
         app()
     except UserError as error:

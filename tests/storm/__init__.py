@@ -22,7 +22,7 @@ from pathlib import Path
 SECONDS = 60
 _COLLECTING = threading.Lock()  # to start a process asks all others for their status, which can be read only once
 _ERRORS = re.compile(r"^(?:\d\d:\d\d:\d\d (?:ERROR|CRITICAL) |error: )", re.MULTILINE)
-_PRELOADED = (
+PRELOADED = (
     "rvlr.cli",
     "rvlr.training.stage",
     "rvlr.evaluation.stage",
@@ -108,7 +108,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 def server() -> ForkServerContext:
     """Processes that have imported everything already, so that a case takes a fraction of a second."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
+    context.set_forkserver_preload(list(PRELOADED))
     return context
 
 
