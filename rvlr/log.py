@@ -4,6 +4,7 @@ Progress is written as log lines with rate and remaining time, not as a redrawn 
 share one terminal and the same lines must be readable in a file and on a cluster.
 """
 
+import contextlib
 import logging
 import re
 import sys
@@ -56,6 +57,8 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - named by logging
         logger.removeHandler(self)
         error = sys.exc_info()[1]
+        with contextlib.suppress(OSError):
+            self.close()
         logger.warning("--log-file %s: cannot be written (%s); messages are shown here only", self.baseFilename, error)
 
 

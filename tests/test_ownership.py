@@ -136,7 +136,7 @@ def test_log_file_whose_disk_is_full_is_given_up_and_said(tmp_path: Path, capsys
     handlers = log.logger.handlers
     try:
         log.setup(tmp_path / "a.log")
-        log.logger.handlers[1].setStream(Path("/dev/full").open("w"))  # noqa: SIM115 - the handler closes it
+        log.logger.handlers[1].setStream(Path("/dev/full").open("w")).close()  # noqa: SIM115 - the handler closes it
         for _ in range(2):
             log.logger.info("a message")
     finally:
