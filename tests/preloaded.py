@@ -46,6 +46,11 @@ def python() -> str:
     return str(executable)
 
 
+def stage(line: list[str]) -> list[str]:
+    """The command line `python -m rvlr ...` such that `python()` runs it."""
+    return [python(), *line[1:]]
+
+
 def stages_of(line: list[str]) -> list[str]:
     """The command line `python -m snakemake ...` such that `python()` runs its stages."""
     code = f"import sys; sys.executable = {python()!r}; from snakemake.cli import main; main()"
@@ -123,8 +128,11 @@ def _run(request: dict, descriptors: list[int], executable: str) -> None:
     if _PLACE in os.environ:
         _, rank, count, _, folder = os.environ[_PLACE].split(":", 4)
         os.environ[_PLACE] = f"{os.getppid()}:{rank}:{count}:{descriptors[3]}:{folder}"
+    import torch
+
     import rvlr.cli
 
+    torch.set_num_threads(rvlr.environment.threads())
     sys.executable = executable
     sys.argv = [str(Path(rvlr.__file__).with_name("__main__.py")), *request["arguments"]]
     rvlr.cli.main()

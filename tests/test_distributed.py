@@ -298,7 +298,7 @@ def test_two_processes_end_well_every_time(tiny_data: Path, tiny_model: Path, tm
     """Twenty extractions: exit status 0, every output complete, nothing left over, nothing said but progress."""
 
     def extract(number: int) -> subprocess.CompletedProcess:
-        line = [preloaded.python(), *extract_command(tmp_path / f"{number}", tiny_data, tiny_model, 2)[1:]]
+        line = preloaded.stage(extract_command(tmp_path / f"{number}", tiny_data, tiny_model, 2))
         scratch = tmp_path / f"{number}/tmp"
         scratch.mkdir()
         done = subprocess.run(

@@ -157,8 +157,10 @@ def test_the_whole_workflow_runs_from_download_to_tables(kind: str, served: tupl
     counts = json.loads((results / "splits/dataset.json").read_text())["counts"]
     assert {name: count["images"] for name, count in counts.items()} == miniature.COUNTS
     assert (results / "verified.json").exists()
-    used = yaml.safe_load((results / "config/sources/bert-weights.yaml").read_text())
-    assert used["bert-weights"]["addresses"] == overlay["sources"]["bert-weights"]["addresses"]
+    used = {path.stem: yaml.safe_load(path.read_text()) for path in (results / "config/sources").iterdir()}
+    assert len(used) >= 4
+    for name, source in used.items():
+        assert source[name]["addresses"] == overlay["sources"][name]["addresses"]
     assert "Terms: " in done.stderr
     if kind == "vizwiz":
         assert found["notes"][0].startswith("Val is 6 images drawn from train with seed 0, ")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 from conftest import TINY_TRAINING, fill, stopped_at
@@ -328,7 +329,7 @@ def test_killed_damaged_killed_gives_the_same_bits(
         if processes == 1:
             train(student, 3, paths)
         else:
-            subprocess.run(lines[paths], check=True)
+            subprocess.run(preloaded.stage(lines[paths]), check=True)
 
     finish(alone)
     chance = random.Random(7)

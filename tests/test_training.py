@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 import torch
 import yaml
@@ -176,7 +177,7 @@ def test_killed_at_random_and_resumed_gives_the_same_bits(
     """Real SIGKILLs at random moments, SIGTERM and SIGINT among them, against a run left alone."""
     section = student_section(training={**TINY_TRAINING, "epochs": 12, "checkpoint_steps": 2})
     alone = paths_in(tmp_path / "alone", tiny_model, tiny_data, tiny_features)
-    subprocess.run(command("train-student", section, alone, tmp_path / "alone"), check=True)
+    subprocess.run(preloaded.stage(command("train-student", section, alone, tmp_path / "alone")), check=True)
     killed = paths_in(tmp_path / "killed", tiny_model, tiny_data, tiny_features)
     line = command("train-student", section, killed, tmp_path / "killed")
     chance, statuses = random.Random(5), []
@@ -194,7 +195,7 @@ def test_killed_at_random_and_resumed_gives_the_same_bits(
         statuses.append(process.wait())
     assert -signal.SIGKILL in statuses
     assert set(statuses) <= {-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT, 0}
-    subprocess.run(line, check=True)
+    subprocess.run(preloaded.stage(line), check=True)
     for name in ("model/model.safetensors", "metrics.jsonl"):
         assert (killed.output / name).read_bytes() == (alone.output / name).read_bytes(), name
 
@@ -243,7 +244,7 @@ def test_training_runs_in_two_processes(
         training = {**TINY_TRAINING, "processes": processes, "itm_pool": 4, "epochs": 1}
         section = student_section(training=training, weights={"itm": 0})
         paths = paths_in(folder, steady_model, tiny_data, tiny_features)
-        subprocess.run(command("train-student", section, paths, folder), check=True)
+        subprocess.run(preloaded.stage(command("train-student", section, paths, folder)), check=True)
         results.append(load_file(paths.output / "model/model.safetensors"))
     before = load_file(steady_model / "model.safetensors")
     moved = {name: value - before[name] for name, value in results[0].items() if name in before}
@@ -323,7 +324,7 @@ def test_two_processes_extract_the_rows_that_one_does(
     options = {"config": tmp_path / "section.yaml", "model": tiny_model, "output": tmp_path / "features"}
     options["split"] = tiny_data / "splits/train.jsonl"
     flat = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    subprocess.run([sys.executable, "-m", "rvlr", "extract", *flat], check=True)
+    subprocess.run(preloaded.stage([sys.executable, "-m", "rvlr", "extract", *flat]), check=True)
     split = read_split(tiny_data / "splits/train.jsonl")
     one, two = read_features(tiny_features, split), read_features(tmp_path / "features", split)
     np.testing.assert_allclose(two.image, one.image, atol=1e-6)
