@@ -357,7 +357,7 @@ def test_two_processes_save_their_state_when_the_launcher_is_stopped_or_killed(
 
 @pytest.mark.slow
 def test_a_fault_of_the_input_is_said_once_by_two_processes(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
-    line = extract_command(tmp_path / "a", tiny_data, tmp_path / "no-model", 2)
+    line = preloaded.stage(extract_command(tmp_path / "a", tiny_data, tmp_path / "no-model", 2))
     done = subprocess.run(line, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.count("no-model") == 1, done.stderr

@@ -156,7 +156,10 @@ def test_tried_again_and_at_last_the_mirror(server: Server, target: Path, bad: A
     assert [path for path, _, _ in server.requests].count("/bad.zip") == QUICK.attempts
 
 
-@pytest.mark.parametrize(("asked", "waits"), [("1", 1), ("40", 2), (formatdate(time.time() + 86_400, usegmt=True), 2)])
+@pytest.mark.parametrize(
+    ("asked", "waits"),
+    [("1", 1), ("40", 2), pytest.param(formatdate(time.time() + 86_400, usegmt=True), 2, id="tomorrow")],
+)
 def test_retry_after_is_honoured_up_to_a_bound(
     server: Server, target: Path, log: pytest.LogCaptureFixture, asked: str, waits: int
 ) -> None:
