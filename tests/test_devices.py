@@ -3,7 +3,6 @@ machines that run this have none."""
 
 import os
 import select
-import signal
 import stat
 import subprocess
 import sys
@@ -66,8 +65,8 @@ class Stage:
         return self.process.stdout.readline().strip().split(",")
 
     def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        self.process.kill()
+        self.process.communicate()
 
 
 @pytest.mark.slow

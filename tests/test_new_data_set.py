@@ -49,7 +49,7 @@ def prepare(section, folder, downloads, check=None):
 @pytest.fixture
 def extended(tmp_path: Path) -> Path:
     """A copy of the package and the workflow with one more kind of data set, and a study of it."""
-    for name in ("rvlr", "workflow", "profiles", "envs"):
+    for name in ("rvlr", "workflow", "profiles", "config"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Snakefile", tmp_path)
     sections = tmp_path / "rvlr/config/sections.py"
