@@ -112,6 +112,7 @@ def test_bad_items_are_named_by_their_place(model: RetrievalModel, split: Split,
     ):
         with pytest.raises(UserError, match=message):
             model.encode_images(images, batch_size=2)
+    cut.close()
     for captions, message in (
         (["a dog", None], r"captions\[1\]: found None; give text"),
         ([3], r"captions\[0\]: found 3"),

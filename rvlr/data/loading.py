@@ -7,6 +7,7 @@ processes or where a resumed run began.
 import multiprocessing
 import signal
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
@@ -144,13 +145,15 @@ class Loader(DataLoader[Any]):
         collate: Callable[[list[Any]], Any] = default_collate,
         **options: Any,
     ) -> None:
-        super().__init__(
-            _Guarded(dataset),
-            num_workers=workers,
-            collate_fn=_GuardedCollate(collate),
-            worker_init_fn=_ignore_signals,
-            **options,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores: the user's choice
+            super().__init__(
+                _Guarded(dataset),
+                num_workers=workers,
+                collate_fn=_GuardedCollate(collate),
+                worker_init_fn=_ignore_signals,
+                **options,
+            )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # PyTorch names a private class
         """Raises UserError."""
