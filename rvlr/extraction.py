@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
 from rvlr import config, provenance
-from rvlr.config.sections import TextFeatures
+from rvlr.config.training import TextFeatures
 from rvlr.data.features import share, write_features
 from rvlr.data.images import evaluation_transform
 from rvlr.data.loading import image_batches

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rvlr import files
-from rvlr.config.sections import Coco, Counts, Flickr30K, VizWiz
+from rvlr.config.datasets import Coco, Counts, Flickr30K, VizWiz
 from rvlr.config.sources import SOURCES
 from rvlr.data.records import SPLITS, Record, read_split
 from rvlr.datasets import public

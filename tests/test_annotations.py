@@ -13,7 +13,7 @@ from annotations import COCO, FLICKR, coco_contents, flickr, flickr_contents, la
 from typer.testing import CliRunner
 
 from rvlr.cli import app
-from rvlr.config.sections import Counts
+from rvlr.config.datasets import Counts
 from rvlr.errors import UserError
 from rvlr.log import logger
 

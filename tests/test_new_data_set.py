@@ -1,4 +1,4 @@
-"""A new kind of data set touches two places: a class in `rvlr/config/sections.py` and a module in `rvlr/datasets`."""
+"""A new kind of data set touches two places: a class in `rvlr/config/datasets.py` and a module in `rvlr/datasets`."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def extended(tmp_path: Path) -> Path:
     for name in ("rvlr", "workflow", "profiles", "config"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Snakefile", tmp_path)
-    sections = tmp_path / "rvlr/config/sections.py"
+    sections = tmp_path / "rvlr/config/datasets.py"
     text = sections.read_text()
     assert text.count("\nAnyDataset = Annotated[") == 1
     sections.write_text(text.replace("\nAnyDataset = Annotated[", SECTION))

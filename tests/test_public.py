@@ -28,7 +28,7 @@ from annotations import (
 )
 
 from rvlr import files, log, provenance
-from rvlr.config.sections import Cache, Counts, Flickr30K, VizWiz
+from rvlr.config.datasets import Cache, Counts, Flickr30K, VizWiz
 from rvlr.config.sources import SOURCES
 from rvlr.data.records import SPLITS, Record, read_split
 from rvlr.datasets import annotations, public

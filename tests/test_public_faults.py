@@ -20,7 +20,7 @@ from annotations import (
     vizwiz,
 )
 
-from rvlr.config.sections import Coco, Counts, VizWiz
+from rvlr.config.datasets import Coco, Counts, VizWiz
 from rvlr.config.sources import SOURCES
 from rvlr.datasets import public
 from rvlr.errors import UserError

@@ -1,43 +1,39 @@
 """The configuration: one YAML file, validated as a whole before anything runs.
 
+Defaults are the published values of docs/METHOD.md where there is one; the docstring of a field describes its key.
 This package imports no torch: a `snakemake -n` must answer at once.
 """
 
 from rvlr.config import runs
-from rvlr.config.base import Section
+from rvlr.config.base import Section, Triple
 from rvlr.config.checks import DOWNLOADS
-from rvlr.config.sections import (
+from rvlr.config.datasets import (
     AnyDataset,
-    AnyTeacher,
-    Augmentation,
     Cache,
     Coco,
     Custom,
     Dataset,
-    Evaluation,
     Flickr30K,
-    Model,
     PublicSet,
-    Relevance,
-    Scoring,
     Shapes,
-    SingleModalTeacher,
     SplitRatio,
+    VizWiz,
+)
+from rvlr.config.evaluation import Evaluation, Relevance, Scoring
+from rvlr.config.models import Model, Text, TextSettings, Vision, VisionSettings
+from rvlr.config.sources import Origin, Source, Sources
+from rvlr.config.study import Study, lay_over_bases, load, parse, refuse, to_yaml
+from rvlr.config.training import (
+    AnyTeacher,
+    Augmentation,
+    SingleModalTeacher,
     Student,
     StudentWeights,
     Teacher,
     TeacherWeights,
-    Text,
-    TextSettings,
     TrainedTeacher,
     Training,
-    Triple,
-    Vision,
-    VisionSettings,
-    VizWiz,
 )
-from rvlr.config.sources import Origin, Source, Sources
-from rvlr.config.study import Study, lay_over_bases, load, parse, refuse, to_yaml
 
 __all__ = [
     "DOWNLOADS",

@@ -1,11 +1,12 @@
 """The base of all sections of the configuration, and the types of values that they share."""
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from rvlr.errors import show
@@ -81,3 +82,49 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
     title: ClassVar[str]
     """The name in messages of a file with this section; only sections that have files of their own have a title."""
+
+
+# --- names and numbers ----------------------------------------------------------------------------------------------
+
+
+def _check_repetition(name: str) -> str:
+    """Names become wildcards of Snakemake, to which a long repetition looks like an endless recursion of its rules."""
+    if re.search(r"(.+?)\1{19}$", name):
+        raise ValueError(
+            f"found {name!r}; Snakemake refuses names that end in the same characters 20 times; shorten it"
+        )
+    return name
+
+
+# Upper limits are generous: above them a run would never end, or fill the memory, before it could say why.
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?$",
+        max_length=100,  # with what results add to it, still the name of a file
+        json_schema_extra={
+            "allowed": "a name of letters, digits, '.', '_' and '-', beginning with a letter or digit, not ending in "
+            "'.', of at most 100 characters"
+        },
+    ),
+    AfterValidator(_check_repetition),
+]
+Fraction = Annotated[float, Field(ge=0, le=1), NUMBER]
+Beta = Annotated[float, Field(ge=0, lt=1), NUMBER]
+Above0 = Annotated[float, Field(gt=0), NUMBER]
+Positive = Annotated[int, Field(ge=1, le=10**9), NUMBER]
+Epsilon = Annotated[float, Field(gt=0, lt=1), NUMBER]
+Temperature = Annotated[float, Field(ge=1e-4, le=1e4), NUMBER]  # finite, and not 0 in single precision
+Layers = Annotated[int, Field(ge=1, le=100), NUMBER]
+Width = Annotated[int, Field(ge=1, le=2**16), NUMBER]
+Tokens = Annotated[int, Field(ge=4, le=2**16, json_schema_extra={"unit": "tokens"}), NUMBER]
+Words = Annotated[int, Field(ge=1, le=2**16, json_schema_extra={"unit": "words"}), NUMBER]
+Workers = Annotated[int, Field(ge=0, le=256), NUMBER]
+Processes = Annotated[int, Field(ge=1, le=64), NUMBER]
+Batch = Annotated[int, Field(ge=1, le=2**20), NUMBER]
+Weight = Annotated[float, Field(ge=0), NUMBER]
+Triple = tuple[Number, Number, Number]
+
+
+def pixels(least: int, most: int) -> Any:
+    return Field(ge=least, le=most, json_schema_extra={"unit": "pixels"})

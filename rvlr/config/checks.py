@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rvlr.config.base import Section
-from rvlr.config.sections import Model, SingleModalTeacher, Student, Teacher
+from rvlr.config.models import Model
+from rvlr.config.training import SingleModalTeacher, Student, Teacher
 from rvlr.errors import show
 from rvlr.faults import did_you_mean, path
 

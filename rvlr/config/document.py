@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from rvlr.config.sections import DISTANCE_NAMES
 from rvlr.config.sources import SOURCES, Source
 from rvlr.config.study import Study
+from rvlr.config.training import DISTANCE_NAMES
 from rvlr.faults import Schema, Tree
 
 SCHEMA = Path("workflow/schemas/config.schema.yaml")

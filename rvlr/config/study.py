@@ -13,23 +13,13 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from rvlr import faults, files
 from rvlr.config import checks, runs
-from rvlr.config.base import Section, Seed, UserPath
+from rvlr.config.base import Name, Section, Seed, UserPath
 from rvlr.config.checks import DOWNLOADS
-from rvlr.config.sections import (
-    AnyDataset,
-    AnyTeacher,
-    Dataset,
-    Evaluation,
-    Model,
-    Name,
-    Relevance,
-    Scoring,
-    Student,
-    Teacher,
-    TrainedTeacher,
-    Training,
-)
+from rvlr.config.datasets import AnyDataset, Dataset
+from rvlr.config.evaluation import Evaluation, Relevance, Scoring
+from rvlr.config.models import Model
 from rvlr.config.sources import Sources
+from rvlr.config.training import AnyTeacher, Student, Teacher, TrainedTeacher, Training
 from rvlr.errors import UserError
 
 T = TypeVar("T")

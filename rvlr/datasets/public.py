@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from rvlr.config import DOWNLOADS, Coco, Flickr30K, VizWiz
-from rvlr.config.sections import Counts
+from rvlr.config.datasets import Counts
 from rvlr.config.sources import SOURCES
 from rvlr.data.records import FEWEST, SPLITS, Check, Record, shuffled, write_splits
 from rvlr.datasets import annotations

@@ -16,7 +16,8 @@ from transformers import AutoConfig, BertConfig, BertModel, PretrainedConfig, Pr
 from transformers.utils import logging
 
 from rvlr import config, files
-from rvlr.config.sections import BertSize, Epsilon, Positive
+from rvlr.config.base import Epsilon, Positive
+from rvlr.config.models import BertSize
 from rvlr.errors import UserError
 from rvlr.models import hub, weights
 

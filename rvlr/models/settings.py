@@ -8,8 +8,7 @@ from pydantic import ConfigDict
 from transformers import AutoConfig, BertConfig, PretrainedConfig
 
 from rvlr import config
-from rvlr.config.base import Section
-from rvlr.config.sections import Fraction, Positive, Temperature
+from rvlr.config.base import Fraction, Positive, Section, Temperature
 from rvlr.errors import UserError
 from rvlr.models import pretrained, weights
 

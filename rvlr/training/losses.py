@@ -3,7 +3,7 @@
 All but the matching loss expect tensors that are gathered over all processes; all return scalars. Features that are
 called embeddings have unit length. ids: (B,) int64, the image of each pair; captions of one image share an id.
 
-A new loss is a function here, a term in `rvlr.training.tasks`, and a weight in `rvlr.config.sections` whose name is
+A new loss is a function here, a term in `rvlr.training.tasks`, and a weight in `rvlr.config.training` whose name is
 that of the term.
 """
 

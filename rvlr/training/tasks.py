@@ -4,7 +4,7 @@ docs/METHOD.md, "Losses": stage 1 is `TeacherTask`, stage 2 `StudentTask`. Terms
 parts of the model that no other term trains are frozen.
 
 A new term is computed in one of the `_terms`, with a loss of `rvlr.training.losses`, under the name of its weight in
-`rvlr.config.sections`; `TRAINED_BY` says which parts of the model it trains.
+`rvlr.config.training`; `TRAINED_BY` says which parts of the model it trains.
 """
 
 from dataclasses import dataclass
