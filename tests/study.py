@@ -80,7 +80,7 @@ def changed(**sections: Any) -> dict[str, Any]:
 
 def fails(folder: Path, settings: dict[str, Any], *options: str, snakefile: Path = ROOT / "Snakefile") -> str:
     """The output of a run that ends with a message, once, and no lines of code."""
-    program = preloaded.stages_of(snakemake(folder, settings, *options, snakefile=snakefile))
+    program = snakemake(folder, settings, *options, snakefile=snakefile)
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert len(re.findall(r"^error: |^\d\d:\d\d:\d\d ERROR ", done.stderr, flags=re.MULTILINE)) == 1, done.stderr

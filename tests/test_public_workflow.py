@@ -157,7 +157,7 @@ def test_the_whole_workflow_runs_from_download_to_tables(kind: str, served: tupl
     counts = json.loads((results / "splits/dataset.json").read_text())["counts"]
     assert {name: count["images"] for name, count in counts.items()} == miniature.COUNTS
     assert (results / "verified.json").exists()
-    used = {path.stem: yaml.safe_load(path.read_text()) for path in (results / "config/sources").iterdir()}
+    used = {path.stem: yaml.safe_load(path.read_text()) for path in (results / "config/sources").glob("*.yaml")}
     assert len(used) >= 4
     for name, source in used.items():
         assert source[name]["addresses"] == overlay["sources"][name]["addresses"]

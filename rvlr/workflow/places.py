@@ -76,12 +76,13 @@ def _inside(path: Path, folder: Path) -> bool:
 
 def _foreign(results: Path, sections: Iterable[str]) -> list[str]:
     """What is wrong with the place of the results. The workflow's own have frozen sections; after a run that was killed
-    before it wrote any, they have only logs."""
+    or failed before it wrote any, they have only logs and what sources were asked for."""
     if os.path.lexists(results.parent) and not results.parent.is_dir():
         return [f"{results.parent.absolute()} is no folder, but results are written there; move it away"]
     if not os.path.lexists(results) or any((results / f"config/{name}.yaml").is_file() for name in sections):
         return []
-    if results.is_dir() and all(path.is_relative_to(results / "logs") for path in _files(results)):
+    begun = (results / "logs", results / "config/sources")
+    if results.is_dir() and all(any(map(path.is_relative_to, begun)) for path in _files(results)):
         return []
     what = "a folder" if results.is_dir() else "a link to nothing" if results.is_symlink() else "a file"
     return [
