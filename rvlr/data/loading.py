@@ -7,7 +7,6 @@ processes or where a resumed run began.
 import multiprocessing
 import signal
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
@@ -145,15 +144,16 @@ class Loader(DataLoader[Any]):
         collate: Callable[[list[Any]], Any] = default_collate,
         **options: Any,
     ) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores: the user's choice
-            super().__init__(
-                _Guarded(dataset),
-                num_workers=workers,
-                collate_fn=_GuardedCollate(collate),
-                worker_init_fn=_ignore_signals,
-                **options,
-            )
+        super().__init__(
+            _Guarded(dataset),
+            num_workers=workers,
+            collate_fn=_GuardedCollate(collate),
+            worker_init_fn=_ignore_signals,
+            **options,
+        )
+
+    def check_worker_number_rationality(self) -> None:
+        """PyTorch's warns of more workers than cores; their number is the user's choice."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # PyTorch names a private class
         """Raises UserError."""
