@@ -153,7 +153,7 @@ class Loader(DataLoader[Any]):
         )
 
     def check_worker_number_rationality(self) -> None:
-        """PyTorch's warns of more workers than cores; their number is the user's choice."""
+        """Nothing: the number of workers is the user's choice, also above the number of cores."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # PyTorch names a private class
         """Raises UserError."""
