@@ -79,11 +79,9 @@ def read_mapping(path: Path, key: str) -> dict[str, Any]:
     key: the key of the configuration or the option that gives the folder, for messages.
     """
     try:
-        found = files.read_json(path)
+        found: dict[str, Any] = files.read_json(path)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{key}: {path}: a mapping expected, a {type(found).__name__} found")
     for name, why in _REFUSED.items():
         if found.get(name):
             raise UserError(f"{key}: {path}: {name}: {why}")

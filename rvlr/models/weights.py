@@ -96,7 +96,7 @@ def shapes(path: Path, key: str) -> Shapes:
 
 def _parts(index: Path, key: str) -> list[Path]:
     table = read(index, files.read_json, key)
-    named = table.get("weight_map") if isinstance(table, dict) else None
+    named = table.get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
         raise UserError(f"{key}: {index}: no weight_map that names the files of the weights; copy or fetch it again")
     return [index.with_name(Path(name).name) for name in sorted(set(named.values()))]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rvlr import ownership
-from rvlr.config import Study
+from rvlr.config import Study, refuse
 from rvlr.config.checks import weights_of
 from rvlr.config.sources import SOURCES
 from rvlr.errors import UserError
@@ -24,9 +24,7 @@ def check(settings: Study, results: Path, source: str) -> None:
     faults = _foreign(results, frozen.sections(settings))
     for key, path in _user_paths(settings).items():
         faults += [f"{key}: {fault}" for fault in _path_faults(key, path, results)]
-    if faults:
-        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
-        raise UserError("\n  ".join([f"{source}: {count} in the configuration", *faults]))
+    refuse(faults, source)
 
 
 def check_folders(results: Path) -> None:
