@@ -24,3 +24,21 @@ rule extract_features:
     shell:
         "python -m rvlr extract --config {input.config} {params.model} --split {input.split} "
         "--output {params.output} --log-file {log}"
+
+
+# What single-modal teachers know of the photographs that models are measured with.
+use rule extract_features as extract_test_features with:
+    input:
+        config="results/{dataset}/config/teacher-{teacher}.yaml",
+        model=trained_teacher,
+        weights=weights_of_teacher,
+        split="results/{dataset}/splits/test.jsonl",
+        images=images_of_splits,
+    output:
+        image="results/{dataset}/seed{seed}/teacher-{teacher}/features-test/image.npy",
+        text="results/{dataset}/seed{seed}/teacher-{teacher}/features-test/text.npy",
+        index="results/{dataset}/seed{seed}/teacher-{teacher}/features-test/index.json",
+    log:
+        "results/{dataset}/logs/seed{seed}/features-test-{teacher}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/seed{seed}/features-test-{teacher}.tsv"
