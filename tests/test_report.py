@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from pictures import coloured, pixels_of
 
-from rvlr import provenance
 from rvlr.errors import UserError
-from rvlr.evaluation.record import MEASURED
+from rvlr.evaluation.record import numbers_sha256
 from rvlr.report import compare, figures, results, style, tables
 
 CROSS = [f"{direction}_{what}" for direction in ("i2t", "t2i") for what in ("r@1", "r@5", "r@10", "mean")]
@@ -59,7 +58,7 @@ def evaluate(tmp_path: Path) -> Evaluate:
         content |= fields
         content["outputs"] = {
             "rankings_sha256": hashlib.sha256(rankings.read_bytes()).hexdigest(),
-            "numbers_sha256": provenance.digest({key: content.get(key) for key in MEASURED}),
+            "numbers_sha256": numbers_sha256(content),
         }
         path.write_text(json.dumps(content | fields))
         return path
@@ -166,6 +165,41 @@ def test_markdown_orders_runs_and_marks_the_best_trained(written) -> None:
     ]
     assert "400 images, 2,000 captions; seeds 0, 1, 2; commit `0123456789ab`" in markdown
     assert "R@K: hit: at least one right item among the first K" in markdown
+
+
+DIAGNOSED = {
+    "modality_gap": 0.82,
+    "mmd2": 0.0625,
+    "alignment": 1.1,
+    "uniformity_image": -2.5,
+    "uniformity_text": -3.25,
+}
+
+
+def test_diagnostics_have_a_table_and_rows_of_their_own(evaluate: Evaluate, tmp_path: Path) -> None:
+    paths = [
+        evaluate("teacher-a", 0, diagnostics=DIAGNOSED),
+        evaluate("student-b", 0, diagnostics=DIAGNOSED),
+        evaluate("student-b", 1, diagnostics={**DIAGNOSED, "modality_gap": 0.86}),
+    ]
+    csv, markdown = tmp_path / "s.csv", tmp_path / "s.md"
+    tables.summarise(results.read(paths), csv, tmp_path / "c.csv", markdown)
+    table = parse_tables(markdown.read_text())["Diagnostics", "Mixed"]
+    assert [*table["teacher-a"].items()] == [
+        ("seeds", "1"),
+        ("modality gap", "0.820"),
+        ("MMD²", "0.062"),
+        ("alignment", "1.100"),
+        ("uniformity I", "-2.500"),
+        ("uniformity T", "-3.250"),
+    ]
+    assert table["student-b"]["modality gap"] == "0.840 ± 0.028"
+    rows = {row["run"]: row for row in rows_of(csv) if row["protocol"] == "diagnostics"}
+    assert [*rows] == ["teacher-a", "student-b"]
+    assert (rows["student-b"]["mmd2_mean"], rows["student-b"]["i2t_r@1_mean"]) == ("0.062500", "")
+    assert float(rows["student-b"]["modality_gap_mean"]) == pytest.approx(0.84)
+    with pytest.raises(UserError, match=r"diagnostics is .*uniformity_text"):
+        results.read([*paths, evaluate("student-c")])
 
 
 def test_differences_are_shown_with_seeds_images_and_resamples(written) -> None:

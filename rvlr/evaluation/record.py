@@ -5,10 +5,10 @@ from typing import Any
 
 from rvlr import provenance
 
-MEASURED = ("counts", "notes", "protocols")
-"""The keys of the record that say what was measured, not how."""
+MEASURED = ("counts", "notes", "protocols", "diagnostics")
+"""The keys of the record that say what was measured, not how. Older records lack the last one."""
 
 
 def numbers_sha256(record: Mapping[str, Any]) -> str:
     """The digest of what was measured, which the record keeps at `outputs.numbers_sha256`."""
-    return provenance.digest({key: record.get(key) for key in MEASURED})
+    return provenance.digest({key: record[key] for key in MEASURED if key in record})

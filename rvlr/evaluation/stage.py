@@ -1,7 +1,7 @@
 """Stage `evaluate`: a model and a split -> every number of every protocol.
 
-Output: `SPLIT.json` (numbers with configuration, seed, commit and data checksums) and `rankings.npz`, see
-`rvlr.evaluation.rankings`. The former contains a digest of the latter, which shows that the two belong together.
+Output: `SPLIT.json` (numbers and diagnostics with configuration, seed, commit and data checksums) and `rankings.npz`,
+see `rvlr.evaluation.rankings`. The former contains a digest of the latter, which shows that the two belong together.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from rvlr import config, files, provenance, relevance
 from rvlr.data.records import Split, read_split
 from rvlr.errors import UserError
-from rvlr.evaluation import corrected, paper, rankings
+from rvlr.evaluation import corrected, diagnostics, paper, rankings
 from rvlr.evaluation.encode import Encoded, encode
 from rvlr.evaluation.record import numbers_sha256
 from rvlr.evaluation.scoring import device, score_encoded
@@ -42,6 +42,7 @@ def evaluate(
     inputs = score_encoded(model, encoded, split.caption_image, relevant, section.candidates)
     results = {name: protocol(inputs) for name, protocol in PROTOCOLS.items()}
     numbers = {name: result.numbers for name, result in results.items()}
+    diagnosed = diagnostics.measure(inputs.image_units, inputs.text_units, split.caption_image)
     done: dict[tuple[int, int], dict[str, dict[str, float]]] = {}
     for subset, parts in ranges.items():
         for first, last in parts:
@@ -62,6 +63,7 @@ def evaluate(
         "counts": {"images": len(split.records), "captions": len(split.captions)},
         "notes": about.get("notes", []),
         "protocols": numbers,
+        "diagnostics": diagnosed,
         "config": section.model_dump(mode="json"),
         "inputs": {
             "split_checksum": split.checksum,

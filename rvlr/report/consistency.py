@@ -56,7 +56,7 @@ class _Provenance(_Record):
 class Evaluation(_Record):
     """The record of an evaluation, `eval/test.json`, and the digest of its counts, notes and numbers as they are now.
 
-    protocols: protocol -> metric -> value.
+    protocols: protocol -> metric -> value. diagnostics: name -> value, none in older records.
     """
 
     run: Annotated[str, Field(pattern=f"^{runs.PATTERN.pattern}$", json_schema_extra={"allowed": runs.ALLOWED})]
@@ -68,6 +68,7 @@ class Evaluation(_Record):
     inputs: _Inputs
     outputs: _Outputs
     protocols: Annotated[dict[str, dict[str, FiniteFloat]], Field(min_length=1)]
+    diagnostics: dict[str, FiniteFloat] = {}
     provenance: _Provenance
     measured_sha256: str
 

@@ -33,13 +33,18 @@ class Score:
     std: float | None
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
+        return self.digits(1)
+
+    def digits(self, after: int) -> str:
+        """Mean and deviation with so many digits after the point."""
+        return f"{self.mean:.{after}f}" if self.std is None else f"{self.mean:.{after}f} ± {self.std:.{after}f}"
 
 
 @dataclass(frozen=True)
 class Results:
     """The scores of every run, `scores[protocol][run][metric]`. Runs are in the order of `runs.KINDS`.
 
+    diagnostics: run -> name -> score, see `rvlr.evaluation.diagnostics`; no names in evaluations of older versions.
     sources: run -> seed -> its rankings and its numbers of `PROTOCOL`, {} if the evaluations lack that protocol.
     """
 
@@ -49,6 +54,7 @@ class Results:
     sources: compare.Sources
     commits: list[str | None]
     scores: dict[str, dict[str, dict[str, Score]]]
+    diagnostics: dict[str, dict[str, Score]]
 
     @property
     def seeds(self) -> dict[str, list[int]]:
@@ -93,6 +99,7 @@ def read(evaluations: Sequence[Path]) -> Results:
             protocol: {run: _average([one.protocols[protocol] for one in group]) for run, group in members.items()}
             for protocol in first.protocols
         },
+        diagnostics={run: _average([one.diagnostics for one in group]) for run, group in members.items()},
     )
 
 
@@ -132,6 +139,7 @@ def _comparable(evaluation: Evaluation) -> dict[str, object]:
         "inputs.split_checksum": evaluation.inputs.split_checksum,
         "inputs.relevance_sha256": evaluation.inputs.relevance_sha256,
         "protocols and metrics": {name: sorted(metrics) for name, metrics in evaluation.protocols.items()},
+        "diagnostics": sorted(evaluation.diagnostics),
     }
 
 

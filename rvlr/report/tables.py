@@ -36,6 +36,13 @@ SECTIONS: dict[str, dict[str, str]] = {
         **{f"T→IT NDCG@{k}": f"t2it_ndcg@{k}" for k in NDCG_CUTOFFS},
     },
 }
+DIAGNOSTICS = {
+    "modality gap": "modality_gap",
+    "MMD²": "mmd2",
+    "alignment": "alignment",
+    "uniformity I": "uniformity_image",
+    "uniformity T": "uniformity_text",
+}
 GROUPS = dict(zip(("cross-modal", "single, NDCG@10", "mixed, NDCG@10"), HEADLINES, strict=True))
 RECALL = "R@K: hit: at least one right item among the first K."
 NDCG = "NDCG@K: gain is the relevance (ROUGE-L between captions), discount is log2."
@@ -43,6 +50,11 @@ ABOUT_RANKS = "R-sum: the six recalls added up. Median rank: of the best right i
 PROTOCOLS = (
     "Protocol `paper` repeats the published evaluation with its errors; `corrected` is without them. `/first-N`: the "
     "first N images alone; `/folds-N`: the mean over disjoint parts of N images."
+)
+ABOUT_DIAGNOSTICS = (
+    "Of embeddings of unit length. Modality gap: distance of the means of images and texts; MMD²: squared maximum mean "
+    "discrepancy of the two; both 0 without a gap. Alignment: mean squared distance of a caption and its image. "
+    "Uniformity: 0 if all embeddings are the same, lower the more they spread. docs/METHOD.md has formulas and sources."
 )
 TERMINAL_WIDTH = 110
 
@@ -63,9 +75,11 @@ def summarise(results: Results, csv: Path, comparisons: Path, markdown: Path) ->
 
 
 def _frame(results: Results) -> pd.DataFrame:
-    """One row per run and protocol. `seeds` is a number; a missing standard deviation is an empty field."""
+    """One row per run and protocol, and one per run for the diagnostics. `seeds` is a number; a missing standard
+    deviation is an empty field."""
     rows = []
-    for protocol, runs in results.scores.items():
+    diagnosed = {"diagnostics": results.diagnostics} if any(results.diagnostics.values()) else {}
+    for protocol, runs in (results.scores | diagnosed).items():
         for run, scores in runs.items():
             row = {"run": run, "protocol": protocol, "seeds": len(results.seeds[run]), "split": results.split}
             row |= results.counts.model_dump()
@@ -109,6 +123,18 @@ def _markdown(results: Results) -> Iterator[str]:
             for name, metric in present.items():
                 frame[name] = _cells(runs, metric)
             yield from ("", f"### {section}", "", _markdown_table(frame))
+    yield from _diagnostics(results)
+
+
+def _diagnostics(results: Results) -> Iterator[str]:
+    """The section about embeddings; nothing if the evaluations have no diagnostics."""
+    found = results.diagnostics
+    if not any(found.values()):
+        return
+    frame = pd.DataFrame({"run": list(found), "seeds": [str(len(results.seeds[run])) for run in found]})
+    for name, metric in DIAGNOSTICS.items():
+        frame[name] = [scores[metric].digits(3) for scores in found.values()]
+    yield from ("", "## Diagnostics", "", f"- {ABOUT_DIAGNOSTICS}", "", _markdown_table(frame))
 
 
 def _markdown_table(frame: pd.DataFrame) -> str:

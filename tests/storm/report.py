@@ -193,7 +193,7 @@ RECORDS = [
     _case(
         "an edited number",
         _set(f"{A}/{TEST}", "protocols", "corrected", "r_mean", to=99.0),
-        TEST_A + "counts, notes, protocols are not as they were measured",
+        TEST_A + "counts, notes, protocols, diagnostics are not as they were measured",
         AGAIN,
     ),
     _case(
@@ -202,7 +202,8 @@ RECORDS = [
         TEST_A,
         r"protocols\.paper\.r_mean: found '37' \(text\)",
     ),
-    _case("an edited note", _set(f"{A}/{TEST}", "notes", to=["all is well"]), TEST_A, "notes, protocols are", AGAIN),
+    _case("an edited note", _set(f"{A}/{TEST}", "notes", to=["all is well"]), TEST_A, "notes, protocols, diag", AGAIN),
+    _case("diagnostics that are gone", _set(f"{A}/{TEST}", "diagnostics", to=...), TEST_A, "diagnostics are", AGAIN),
     _case("edited counts", _set(f"{A}/{TEST}", "counts", "images", to=7), TEST_A, "counts, notes", AGAIN),
     _case(
         "no digest of the numbers",
