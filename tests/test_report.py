@@ -12,6 +12,7 @@ import pytest
 from pictures import coloured, pixels_of
 
 from rvlr.errors import UserError
+from rvlr.evaluation.inputs import OF_FEATURES
 from rvlr.evaluation.record import numbers_sha256
 from rvlr.report import compare, figures, results, style, tables
 
@@ -19,6 +20,7 @@ CROSS = [f"{direction}_{what}" for direction in ("i2t", "t2i") for what in ("r@1
 LISTS = [f"{direction}_ndcg@{k}" for direction in ("i2i", "t2t", "i2it", "t2it") for k in (10, 20, 50)]
 METRICS = [*CROSS, "r_mean", "r_sum", *LISTS]
 INPUTS = {"split_checksum": "c0ffee", "relevance_sha256": "facade", "model_sha256": "decade"}
+FEATURES = {"split_checksum": "c0ffee", "relevance_sha256": "facade", "features_sha256": "abacus"}
 IDS = {
     "image_ids": np.array(["a", "b", "c", "d"]),
     "caption_ids": np.array([f"{image}#{number}" for image in "abcd" for number in range(2)]),
@@ -35,6 +37,9 @@ def evaluate(tmp_path: Path) -> Evaluate:
     def write(run: str, seed: int = 0, value: float = 50.0, metrics: dict | None = None, **fields: object) -> Path:
         ranks = {"i2t_median_rank": 2.0, "t2i_median_rank": 3.5}
         corrected = dict.fromkeys(METRICS, value) | ranks | (metrics or {})
+        paper = dict.fromkeys(METRICS, value / 2)
+        if "features_sha256" in fields.get("inputs", {}):
+            corrected, paper = ({name: one[name] for name in OF_FEATURES} for one in (corrected, paper))
         content = {
             "run": run,
             "seed": seed,
@@ -43,7 +48,7 @@ def evaluate(tmp_path: Path) -> Evaluate:
             "notes": ["val is held out of train"],
             "config": {"candidates": 64},
             "inputs": INPUTS,
-            "protocols": {"corrected": corrected, "paper": dict.fromkeys(METRICS, value / 2)},
+            "protocols": {"corrected": corrected, "paper": paper},
             "provenance": {"commit": "0123456789abcdef"},
         }
         path = tmp_path / f"seed{seed}" / run / "eval" / f"{len(list(tmp_path.rglob('*.json')))}.json"
@@ -51,7 +56,7 @@ def evaluate(tmp_path: Path) -> Evaluate:
         values = {}
         for name in compare.PER_QUERY:
             queries = np.arange(len(IDS["image_ids" if name[0] == "i" else "caption_ids"]))
-            values[f"per_query/{name}"] = np.full(len(queries), corrected[name], dtype=np.float32)
+            values[f"per_query/{name}"] = np.full(len(queries), corrected.get(name, 0), dtype=np.float32)
             values[f"per_query/{name.partition('_')[0]}_query"] = queries
         rankings = path.with_name("rankings.npz")
         np.savez(rankings, **IDS, **values)
@@ -200,6 +205,47 @@ def test_diagnostics_have_a_table_and_rows_of_their_own(evaluate: Evaluate, tmp_
     assert float(rows["student-b"]["modality_gap_mean"]) == pytest.approx(0.84)
     with pytest.raises(UserError, match=r"diagnostics is .*uniformity_text"):
         results.read([*paths, evaluate("student-c")])
+
+
+def test_raw_features_have_a_row_with_dashes_and_are_never_called_trained(evaluate: Evaluate, tmp_path: Path) -> None:
+    """They come first here, know more than the students, and are the same with every seed."""
+    paths = [evaluate("teacher-pair", seed, 80, inputs=FEATURES) for seed in (0, 1)]
+    students = [(run, seed) for run in ("student-a", "student-continued") for seed in (0, 1)]
+    paths += [evaluate(run, seed, 50 + seed, diagnostics=DIAGNOSED) for run, seed in students]
+    found = results.read(paths)
+    assert [run for run in found.runs if found.is_trained(run)] == ["student-a", "student-continued"]
+    tables.summarise(found, tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
+    markdown = (tmp_path / "s.md").read_text()
+    shown = parse_tables(markdown)
+    for protocol, value in (("corrected", "80.0"), ("paper", "40.0")):
+        row = shown[protocol, "Single-modal"]["teacher-pair"]
+        assert row.pop("seeds") == "2"
+        assert set(row.values()) == {value}
+        for section in ("Cross-modal", "Mixed"):
+            row = shown[protocol, section]["teacher-pair"]
+            assert set(row.values()) - {row["seeds"]} == {"–"}
+    assert shown["corrected", "Single-modal"]["student-a"]["T→T NDCG@10"] == "**50.5 ± 0.7**"
+    assert [*shown["Diagnostics", "Mixed"]] == ["student-a", "student-continued"]
+    assert markdown.count("A teacher with dashes is not trained here") == 1
+    assert {row["run"] for row in rows_of(tmp_path / "c.csv")} == {"student-a"}
+    rows = rows_of(tmp_path / "s.csv")
+    assert [*rows[0]][:7] == ["run", "protocol", "seeds", "split", "images", "captions", "i2t_r@1_mean"]
+    assert (rows[0]["run"], rows[0]["i2t_r@1_mean"], rows[0]["t2t_ndcg@10_mean"]) == ("teacher-pair", "", "80.000000")
+    line = next(line for line in tables.table(found).splitlines() if line.startswith("teacher-pair"))
+    assert line.split() == ["teacher-pair", "–", "–", "–", "80.0", "80.0", "–", "–"]
+    figures.plot_three_ways(found, tmp_path / "bars.png")
+    pixels = pixels_of(tmp_path / "bars.png")
+    third = pixels.shape[1] // 3
+    grey = [coloured(pixels[:, third * n : third * (n + 1)], style.UNTRAINED).sum(axis=1).max() for n in range(3)]
+    assert grey[1] > 2 * max(grey[0], grey[2])  # bars there, in the legend at most elsewhere
+
+
+def test_raw_features_of_other_data_are_refused(evaluate: Evaluate) -> None:
+    paths = [evaluate("student-a"), evaluate("teacher-pair", inputs=FEATURES | {"relevance_sha256": "decaf"})]
+    with pytest.raises(UserError, match=r"inputs\.relevance_sha256 is decaf in the one and facade"):
+        results.read(paths)
+    with pytest.raises(UserError, match="inputs: model_sha256 or features_sha256 is needed"):
+        results.read([evaluate("teacher-c", inputs=FEATURES | INPUTS)])
 
 
 def test_differences_are_shown_with_seeds_images_and_resamples(written) -> None:

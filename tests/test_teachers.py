@@ -1,5 +1,7 @@
 """Teachers that are not trained here: their features of both splits and what the workflow makes of them."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,25 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_MODEL
-from study import changed, plan, run
+from study import changed, fails, plan, run
 from transformers import BertConfig, BertModel
 
-from rvlr import config, extraction
-from rvlr.data.features import read_features
-from rvlr.data.records import read_split
+from rvlr import config, extraction, relevance
+from rvlr.data.features import read_features, write_index
+from rvlr.data.records import Split, read_split
 from rvlr.data.text import learn_tokenizer
+from rvlr.errors import UserError
+from rvlr.evaluation import corrected, paper
+from rvlr.evaluation.features import evaluate
+from rvlr.evaluation.inputs import OF_FEATURES, Inputs
+
+
+def write_folder(folder: Path, split: Split, image: np.ndarray, text: np.ndarray) -> None:
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "image.npy", image.astype(np.float32))
+    np.save(folder / "text.npy", text.astype(np.float32))
+    write_index(folder, split)
+
 
 CAPTIONS = ["a red circle left of a blue square", "a large green triangle above a small yellow star"]
 
@@ -35,18 +49,135 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def settings(pair: dict[str, Any]) -> dict[str, Any]:
+    return changed(teachers={"pair": pair}, students={"p": {"teacher": "pair"}, "continued": {"teacher": "pair"}})
+
+
+@pytest.fixture(scope="module")
+def finished(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the workflow ran with teachers that are not trained."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder, settings)
+    return folder
+
+
 @pytest.mark.slow
-def test_features_of_the_test_split_are_a_target(pair: dict[str, Any], tmp_path: Path) -> None:
-    settings = changed(teachers={"pair": pair}, students={"p": {"teacher": "pair"}})
-    target = "results/shapes/seed0/teacher-pair/features-test/index.json"
-    run(tmp_path, settings, "--", target)
-    split = read_split(tmp_path / "results/shapes/splits/test.jsonl")
-    found = read_features((tmp_path / target).parent, split)
-    assert (found.image.shape, found.text.shape) == ((12, 12), (24, 24))
-    extraction.extract(config.parse(pair, "test", config.Teacher), None, split, tmp_path / "direct")
-    direct = read_features(tmp_path / "direct", split)
-    np.testing.assert_allclose(found.image, direct.image, atol=1e-5)
-    np.testing.assert_allclose(found.text, direct.text, atol=1e-5)
-    planned = plan(tmp_path, settings)
-    assert planned["extract_features pair"] == 1
-    assert planned["extract_test_features pair"] == 0
+def test_features_of_both_splits_are_extracted(finished: Path, pair: dict[str, Any], tmp_path: Path) -> None:
+    folder = finished / "results/shapes"
+    for name, split_name in (("features", "train"), ("features-test", "test")):
+        split = read_split(folder / f"splits/{split_name}.jsonl")
+        found = read_features(folder / "seed0/teacher-pair" / name, split)
+        assert (found.image.shape, found.text.shape) == ((len(split.records), 12), (len(split.captions), 24))
+        extraction.extract(config.parse(pair, "test", config.Teacher), None, split, tmp_path / name)
+        direct = read_features(tmp_path / name, split)
+        np.testing.assert_allclose(found.image, direct.image, atol=1e-5)
+        np.testing.assert_allclose(found.text, direct.text, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_untrained_teachers_have_a_row_and_no_sheets(finished: Path, settings: dict[str, Any]) -> None:
+    folder = finished / "results/shapes"
+    table = (folder / "summary.txt").read_text()
+    row = next(line for line in table.splitlines() if line.startswith("teacher-pair"))
+    measured = json.loads((folder / "seed0/teacher-pair/eval/test.json").read_text())["protocols"]["corrected"]
+    shown = [f"{measured[f'{way}_ndcg@10']:.1f}" for way in ("i2i", "t2t")]
+    assert row.split() == ["teacher-pair", "–", "–", "–", *shown, "–", "–"]
+    assert not list(folder.glob("figures/teacher-pair*"))
+    compared = (folder / "comparisons.csv").read_text().splitlines()
+    assert {line.split(",")[0] for line in compared[1:]} == {"student-p"}
+    assert "Nothing to be done" in run(finished, settings)
+
+
+@pytest.mark.slow
+def test_only_what_is_stale_runs_again(finished: Path, settings: dict[str, Any]) -> None:
+    students = {**settings["students"], "p": {"teacher": "pair", "distance": "mse"}}
+    planned = plan(finished, settings | {"students": students})
+    assert not [job for job in planned if "feature" in job]
+    assert planned["train_student p"] == 1
+    planned = plan(finished, settings | {"teachers": {"pair": settings["teachers"]["pair"] | {"batch_size": 5}}})
+    assert {"extract_features pair", "extract_test_features pair", "evaluate_features pair"} <= planned.keys()
+    planned = plan(finished, settings | {"evaluation": {**settings["evaluation"], "candidates": 5}})
+    assert {"evaluate_features pair", "evaluate_model student-p"} <= planned.keys()
+    assert not [job for job in planned if job.startswith(("extract", "train"))]
+
+
+@pytest.mark.slow
+def test_test_features_that_were_replaced_are_noticed(finished: Path, settings: dict[str, Any]) -> None:
+    index = finished / "results/shapes/seed0/teacher-pair/features-test/index.json"
+    before, times = index.read_text(), (index.stat().st_atime, index.stat().st_mtime)
+    index.write_text(before.replace('"sha256": "', '"sha256": "0'))
+    os.utime(index, times)
+    try:
+        assert "teacher-pair/eval/test.json: made from another features than" in fails(finished, settings, "--dry-run")
+    finally:
+        index.write_text(before)
+        os.utime(index, times)
+
+
+# --- raw features in the tables ---------------------------------------------------------------------------------------
+
+
+def ndcg(cosines: np.ndarray, relevance: np.ndarray, k: int) -> float:
+    """The mean over all queries, item by item, without the query itself."""
+    values = []
+    for query in range(len(cosines)):
+        others = [item for item in range(len(cosines)) if item != query]
+        # ties count against the model
+        listed = sorted(others, key=lambda item: (-cosines[query, item], relevance[query, item]))
+        gains = [relevance[query, item] for item in listed[:k]]
+        ideal = sorted((relevance[query, item] for item in others), reverse=True)[:k]
+        sums = [sum(gain / np.log2(rank + 2) for rank, gain in enumerate(one)) for one in (gains, ideal)]
+        values.append(100 * sums[0] / sums[1])
+    return float(np.mean(values))
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_raw_features_are_measured_within_each_modality(tiny_data: Path, tmp_path: Path) -> None:
+    """Against a slow version, with widths that differ, and on a subset."""
+    split_file = tiny_data / "splits/test.jsonl"
+    split = read_split(split_file)
+    generator = np.random.default_rng(0)
+    image, text = generator.normal(size=(12, 5)), generator.normal(size=(24, 9))
+    write_folder(tmp_path / "features", split, image, text)
+    matrix = tmp_path / "relevance.npy"
+    relevance.write(split, config.parse({}, "test", config.Relevance), matrix)
+    section = config.parse({"subsets": ["folds-6"]}, "test", config.Scoring)
+    evaluate(section, "teacher-pair", 3, tmp_path / "features", split_file, matrix, tmp_path / "eval")
+    record = json.loads((tmp_path / "eval/test.json").read_text())
+    assert (record["run"], record["seed"], record["counts"]) == ("teacher-pair", 3, {"images": 12, "captions": 24})
+    assert record["protocols"].keys() == {"corrected", "paper", "corrected/folds-6", "paper/folds-6"}
+    assert all(sorted(numbers) == sorted(OF_FEATURES) for numbers in record["protocols"].values())
+
+    related = np.load(matrix)
+    owner = split.caption_image
+    images = np.array([related[owner == query].mean(axis=0) for query in range(12)])
+    texts = related[:, owner].T  # of caption d to the image of the query
+    found = record["protocols"]["corrected"]
+    for k in (10, 20, 50):
+        assert found[f"i2i_ndcg@{k}"] == pytest.approx(ndcg(unit(image) @ unit(image).T, images, k), abs=1e-4)
+        assert found[f"t2t_ndcg@{k}"] == pytest.approx(ndcg(unit(text) @ unit(text).T, texts, k), abs=1e-4)
+    folds = [
+        ndcg(unit(image[part]) @ unit(image[part]).T, images[part, part], 10) for part in (slice(0, 6), slice(6, 12))
+    ]
+    assert record["protocols"]["corrected/folds-6"]["i2i_ndcg@10"] == pytest.approx(np.mean(folds), abs=1e-4)
+
+    image[4] = 0
+    write_folder(tmp_path / "features", split, image, text)
+    with pytest.raises(UserError, match=r"image\.npy: row 4 \(counted from 0\), of .*is all zeros"):
+        evaluate(section, "teacher-pair", 3, tmp_path / "features", split_file, matrix, tmp_path / "eval")
+
+
+def test_protocols_give_raw_features_what_they_give_embeddings() -> None:
+    """Of one width, both could be a model's embeddings, whose cross-modal scores change nothing within a modality."""
+    generator = np.random.default_rng(1)
+    image, text = generator.normal(size=(8, 6)).astype(np.float32), generator.normal(size=(24, 6)).astype(np.float32)
+    related, owner = generator.random((24, 8), dtype=np.float32), np.repeat(np.arange(8), 3)
+    logits = generator.normal(size=(8, 24)).astype(np.float32)
+    whole, raw = Inputs(image, text, logits, logits.T, related, owner), Inputs.of_features(image, text, related, owner)
+    for protocol in (corrected, paper):
+        numbers, found = protocol.evaluate(whole).numbers, protocol.single_modal(raw).numbers
+        assert found == {name: numbers[name] for name in OF_FEATURES}

@@ -221,3 +221,25 @@ def evaluate(
 
     devices.lease(1)
     stage.evaluate(section, run, seed, model, split, relevance, output)
+
+
+@app.command()
+def evaluate_features(
+    config_file: ConfigFile,
+    run: Run,
+    seed: Seed,
+    features: Annotated[Path, typer.Option(help="Folder of features of that split.")],
+    split: Annotated[Path, typer.Option(help="The split to evaluate on, .jsonl.")],
+    relevance: Annotated[Path, typer.Option(help="Relevance matrix of that split, .npy.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Evaluate a teacher's raw features within each modality. Writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
+    log.setup(log_file)
+    section = config.load(config_file, config.Scoring)
+    given = {"--config": config_file, "--features": features, "--split": split, "--relevance": relevance}
+    made = [output / f"{split.stem}.json", output / "rankings.npz"]
+    check_paths({**given, "--log-file": log_file}, {"--output": made})
+    from rvlr.evaluation import features as raw
+
+    raw.evaluate(section, run, seed, features, split, relevance, output)

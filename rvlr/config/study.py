@@ -79,13 +79,18 @@ class Study(Section):
         """The runs that are trained, in the order of the summary."""
         return [*map(runs.teacher, self.trained_teachers()), *map(runs.student, self.students)]
 
+    def feature_runs(self) -> list[str]:
+        """The runs of teachers that are not trained here, and whose raw features of the test split exist."""
+        return [runs.teacher(name) for name in self.teachers if name not in self.trained_teachers()]
+
     def evaluated_runs(self) -> list[str]:
-        """The runs that are evaluated: untrained models, if wanted, teachers, students."""
+        """The runs that are evaluated: untrained models, if wanted, raw features, teachers, students."""
+        evaluated = [*self.feature_runs(), *self.trained_runs()]
         if not self.evaluation.untrained:
-            return self.trained_runs()
+            return evaluated
         starts = [runs.initial(self.teacher_model(name)) for name in self.trained_teachers()]
         starts += [start for start in map(self.start_of, self.students) if not runs.is_trained(start)]
-        return [*dict.fromkeys(starts), *self.trained_runs()]
+        return [*dict.fromkeys(starts), *evaluated]
 
 
 _UNIONS: dict[Any, Any] = {Dataset: AnyDataset, Teacher: AnyTeacher}

@@ -4,14 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rvlr import arrays, files, provenance
 from rvlr.data.records import Split
-from rvlr.distributed import Processes
 from rvlr.errors import UserError, show
+
+if TYPE_CHECKING:  # imports torch, which the workflow, where it asks for a digest, has no time for
+    from rvlr.distributed import Processes
 
 PARTS = ("image", "text")
 
@@ -24,14 +26,14 @@ class Features:
     text: np.ndarray
 
 
-def share(count: int, group: Processes) -> tuple[int, int]:
+def share(count: int, group: "Processes") -> tuple[int, int]:
     """The rows [first, last) of `count` that this process writes."""
     rank, processes = group.accelerator.process_index, group.accelerator.num_processes
     return count * rank // processes, count * (rank + 1) // processes
 
 
 def write_features(
-    folder: Path, split: Split, blocks: Mapping[str, Iterable[np.ndarray]], group: Processes, **about: Any
+    folder: Path, split: Split, blocks: Mapping[str, Iterable[np.ndarray]], group: "Processes", **about: Any
 ) -> None:
     """Write the features of a split; each process writes its own rows of the same files.
 
@@ -60,7 +62,7 @@ def write_features(
 
 
 @contextmanager
-def _unfinished(folder: Path, group: Processes) -> Iterator[dict[str, Path]]:
+def _unfinished(folder: Path, group: "Processes") -> Iterator[dict[str, Path]]:
     """The files that all processes write rows into; the main process removes them at the end, if they are left."""
     paths = {name: files.unfinished(folder / f"{name}.npy") for name in PARTS}
     if not group.is_main:
@@ -74,7 +76,7 @@ def _unfinished(folder: Path, group: Processes) -> Iterator[dict[str, Path]]:
                 path.unlink(missing_ok=True)
 
 
-def _open_shared(path: Path, shape: tuple[int, int], group: Processes) -> np.memmap:
+def _open_shared(path: Path, shape: tuple[int, int], group: "Processes") -> np.memmap:
     """A writable memory map of a file that the main process creates and all processes open."""
     if group.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +111,14 @@ def write_index(folder: Path, split: Split, **about: Any) -> None:
             "provenance": provenance.collect(),
         },
     )
+
+
+def checksum(folder: Path) -> str:
+    """The digest of the features in a folder, which depends on their rows alone. Raises UserError if there are none."""
+    described = files.read_json(folder / "index.json").get("files")
+    if not isinstance(described, dict):
+        raise UserError(f"{folder / 'index.json'}: not an index of features; make them again")
+    return provenance.digest(described)
 
 
 def read_features(folder: Path, split: Split) -> Features:

@@ -1,10 +1,12 @@
 """Protocol `corrected`: the same six directions without the accidents of the published code; docs/METHOD.md,
 "Evaluation"."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from rvlr.errors import UserError
-from rvlr.evaluation.inputs import NOT_A_CANDIDATE, RANKING_DEPTH, Inputs, Ranking, Result
+from rvlr.evaluation.inputs import LISTS, NOT_A_CANDIDATE, RANKING_DEPTH, SINGLE_MODAL, Inputs, Ranking, Result
 from rvlr.evaluation.metrics import LIST_METRICS, NDCG_CUTOFFS, hit_ranks, top_gains, top_k
 from rvlr.evaluation.queries import judge_hits, judge_queries, match_i2t, match_t2i, set_column
 
@@ -35,8 +37,20 @@ def evaluate(inputs: Inputs) -> Result:
         result.rankings[direction] = _ranking(*ranking)
     result.add_recall_means()
     result.add_median_ranks()
-    for direction, batch in {"i2i": _i2i, "t2t": _t2t, "i2it": _i2it, "t2it": _t2it}.items():
-        indices, scores, gains, ideal = judge_queries(inputs, "corrected", direction, batch, _judge_list)
+    _add_lists(result, inputs, LISTS)
+    return result
+
+
+def single_modal(inputs: Inputs) -> Result:
+    """The numbers and rankings of i2i and t2t alone, as `evaluate` has them."""
+    result = Result()
+    _add_lists(result, inputs, SINGLE_MODAL)
+    return result
+
+
+def _add_lists(result: Result, inputs: Inputs, directions: Iterable[str]) -> None:
+    for direction in directions:
+        indices, scores, gains, ideal = judge_queries(inputs, "corrected", direction, _BATCHES[direction], _judge_list)
         result.rankings[direction] = _ranking(indices, scores)
         defined = ideal[:, 0] > 0
         if not defined.any():
@@ -47,7 +61,6 @@ def evaluate(inputs: Inputs) -> Result:
         for name, metric in LIST_METRICS.items():
             result.add(f"{direction}_{name}", metric(gains[defined], ideal[defined]))
         result.queries[direction] = np.flatnonzero(defined)
-    return result
 
 
 def recalls(inputs: Inputs) -> dict[str, float]:
@@ -97,6 +110,9 @@ def _t2it(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         np.hstack([standardise(images), standardise(texts)]),
         np.hstack([inputs.relevance[rows], text_relevance]),
     )
+
+
+_BATCHES = {"i2i": _i2i, "t2t": _t2t, "i2it": _i2it, "t2it": _t2it}
 
 
 def _judge_list(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, ...]:

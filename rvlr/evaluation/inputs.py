@@ -16,6 +16,7 @@ NOT_A_CANDIDATE = -100.0
 """The match logit of a pair that was not re-ranked."""
 RANKING_DEPTH = 100
 CROSS_MODAL = ("i2t", "t2i")
+SINGLE_MODAL = ("i2i", "t2t")
 LISTS = ("i2i", "t2t", "i2it", "t2it")
 """Directions with graded relevance, whose whole lists are judged."""
 RECALLS = {way: [f"{way}_r@{k}" for k in RECALL_CUTOFFS] for way in CROSS_MODAL}
@@ -24,6 +25,8 @@ PER_QUERY = [
     *(f"{way}_{name}" for way in LISTS for name in LIST_METRICS),
 ]
 """The numbers that are means over queries."""
+OF_FEATURES = [f"{way}_{name}" for way in SINGLE_MODAL for name in LIST_METRICS]
+"""The numbers that raw features of two encoders have, which share no space."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,17 @@ class Inputs:
             raise ValueError("caption_image: every image needs a caption, every caption one of the images")
         if (np.diff(self.caption_image) < 0).any():
             raise ValueError("caption_image: captions must come in the order of their images")
+
+    @classmethod
+    def of_features(
+        cls, image: np.ndarray, text: np.ndarray, relevance: np.ndarray, caption_image: np.ndarray
+    ) -> "Inputs":
+        """Raw features (N, D_image) and (C, D_text) of two encoders, for the single-modal directions alone. The
+        narrower get zeros at the end, which change no cosine within a modality; cosines across mean nothing."""
+        width = max(image.shape[1], text.shape[1])
+        images, texts = (np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (image, text))
+        unscored = np.broadcast_to(np.float32(NOT_A_CANDIDATE), relevance.shape)
+        return cls(images, texts, unscored.T, unscored, relevance, caption_image)
 
     @cached_property
     def image_units(self) -> np.ndarray:

@@ -1,9 +1,11 @@
 """Protocol `paper`: the published evaluation with its accidents; docs/METHOD.md, "The paper's protocol"."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 
-from rvlr.evaluation.inputs import Inputs, Result
+from rvlr.evaluation.inputs import LISTS, SINGLE_MODAL, Inputs, Result
 from rvlr.evaluation.metrics import LIST_METRICS, NDCG_CUTOFFS, top_gains, top_k
 from rvlr.evaluation.queries import judge_hits, judge_queries, match_i2t, match_t2i, set_column
 
@@ -25,16 +27,27 @@ def evaluate(inputs: Inputs) -> Result:
     for direction, batch in {"i2t": match_i2t, "t2i": match_t2i}.items():
         result.add_hits(direction, *judge_queries(inputs, "paper", direction, batch, judge_hits))
     result.add_recall_means()
-    for direction, batch in {"i2i": _i2i, "t2t": _t2t, "i2it": _i2it, "t2it": _t2it}.items():
-        images = np.arange(len(inputs.image_embeds))
-        gains, ideal = judge_queries(inputs, "paper", direction, batch, _judge, images)
+    _add_lists(result, inputs, LISTS)
+    return result
+
+
+def single_modal(inputs: Inputs) -> Result:
+    """The numbers of i2i and t2t alone, as `evaluate` has them."""
+    result = Result()
+    _add_lists(result, inputs, SINGLE_MODAL)
+    return result
+
+
+def _add_lists(result: Result, inputs: Inputs, directions: Iterable[str]) -> None:
+    images = np.arange(len(inputs.image_embeds))
+    for direction in directions:
+        gains, ideal = judge_queries(inputs, "paper", direction, _BATCHES[direction], _judge, images)
         defined = ideal[:, 0] > 0
         for name, metric in LIST_METRICS.items():
             values = np.zeros(len(images))
             values[defined] = metric(gains[defined], ideal[defined])
             result.add(f"{direction}_{name}", values)
         result.queries[direction] = images if direction[0] == "i" else inputs.first_captions
-    return result
 
 
 def _i2i(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,6 +75,9 @@ def _t2it(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     relevance = inputs.caption_relevance(rows)
     images = inputs.scores_t2i[first][:, rows].T
     return np.hstack([texts, images]), np.hstack([relevance, relevance[:, first]])
+
+
+_BATCHES = {"i2i": _i2i, "t2t": _t2t, "i2it": _i2it, "t2it": _t2it}
 
 
 def _cosines(queries: np.ndarray, items: np.ndarray) -> np.ndarray:

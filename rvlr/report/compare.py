@@ -80,10 +80,10 @@ def compare_runs(sources: Sources) -> list[Comparison]:
     """Compare every trained run with the reference: `student-continued` if it exists, else the first trained run.
 
     The values of a query are first averaged over seeds: over the seeds that both runs have or, if they have none in
-    common, over each run's own seeds. Fewer than two trained runs give no comparison. Raises UserError as `read`, and
-    if two files contain the values of different queries.
+    common, over each run's own seeds. Raw features, which lack most metrics, are left out. Fewer than two trained runs
+    give no comparison. Raises UserError as `read`, and if two files contain the values of different queries.
     """
-    trained = [run for run in sources if is_trained(run)]
+    trained = [run for run in sources if is_trained(run) and not _are_features(sources[run])]
     if len(trained) < 2:
         return []
     reference = BASELINE if BASELINE in trained else trained[0]
@@ -102,6 +102,10 @@ def compare_runs(sources: Sources) -> list[Comparison]:
         differences = {name: Difference(*map(float, row)) for name, row in zip(REPORTED, found, strict=True)}
         comparisons.append(Comparison(run, reference, seeds, reference_seeds, len(sums), differences))
     return comparisons
+
+
+def _are_features(seeds: Mapping[int, tuple[Path, Mapping[str, float]]]) -> bool:
+    return any(numbers and not REPORTED.keys() <= numbers.keys() for _, numbers in seeds.values())
 
 
 def read(path: Path, numbers: Mapping[str, float]) -> PerImage:

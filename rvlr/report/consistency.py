@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
 from rvlr import faults, files, provenance
 from rvlr.config import runs
+from rvlr.data.features import checksum
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
 from rvlr.evaluation.record import MEASURED, numbers_sha256
@@ -39,9 +40,18 @@ class Counts(_Record):
 
 
 class _Inputs(_Record):
+    """Of a model its digest, of raw features theirs."""
+
     split_checksum: str
     relevance_sha256: str
-    model_sha256: str
+    model_sha256: str | None = None
+    features_sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.model_sha256 is None) == (self.features_sha256 is None):
+            raise ValueError("model_sha256 or features_sha256 is needed, and one alone")
+        return self
 
 
 class _Outputs(_Record):
@@ -71,6 +81,11 @@ class Evaluation(_Record):
     diagnostics: dict[str, FiniteFloat] = {}
     provenance: _Provenance
     measured_sha256: str
+
+    @property
+    def is_of_features(self) -> bool:
+        """Whether raw features were evaluated, by a part of the numbers, and no model."""
+        return self.inputs.features_sha256 is not None
 
 
 class _TrainingOutputs(_Record):
@@ -186,15 +201,16 @@ def evaluation_mismatches(path: Path, record: Evaluation, large: bool = True) ->
     if record.measured_sha256 != record.outputs.numbers_sha256:
         yield Mismatch(path, f"{', '.join(MEASURED)} are not as they were measured")
     yield from folder.setting_mismatches(path, "evaluated", "evaluation", record.config)
-    sources: list[tuple[str, str, Path | None, Callable[[Path], str | None], bool]] = [
+    sources: list[tuple[str, str | None, Path | None, Callable[[Path], str | None], bool]] = [
         ("split", inputs.split_checksum, folder.shared(f"splits/{record.split}.jsonl"), _checksum, False),
         ("relevance", inputs.relevance_sha256, folder.shared(f"relevance/{record.split}.npy"), _sha256, True),
         ("model", inputs.model_sha256, folder.own("config.yaml"), _recorded_model, False),
         ("model", inputs.model_sha256, folder.own("model/model.safetensors"), _sha256, True),
+        ("features", inputs.features_sha256, folder.own("features-test/index.json"), _features, False),
         ("rankings", record.outputs.rankings_sha256, path.with_name(RANKINGS), _sha256, True),
     ]
     for what, want, source, digest, is_large in sources:
-        if source is None or (is_large and not large):
+        if want is None or source is None or (is_large and not large):
             continue
         if not source.is_file():
             yield Mismatch(path, f"{source} is missing, though there is an evaluation")
@@ -263,6 +279,10 @@ def _recorded_model(path: Path) -> str | None:
     `training_mismatches` reports."""
     training = _read_training(path)
     return None if training is None else training.outputs.model_sha256
+
+
+def _features(index: Path) -> str:
+    return checksum(index.parent)
 
 
 def _checksum(split: Path) -> str:

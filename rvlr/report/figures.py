@@ -19,7 +19,6 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from pydantic import BaseModel, ValidationError
 
 from rvlr import config
-from rvlr.config.runs import is_trained
 from rvlr.errors import UserError, show
 from rvlr.report import consistency, style
 from rvlr.report.results import HEADLINES, PROTOCOL, Results
@@ -208,9 +207,9 @@ def plot_three_ways(results: Results, output: Path) -> None:
 
 
 def _bar_style(run: str, results: Results) -> _BarStyle:
-    """Grey for untrained models, colours for trained models. Runs that share a colour have different hatches."""
-    palette = style.RUN_COLOURS if is_trained(run) else (style.UNTRAINED,)
-    alike = [name for name in results.runs if is_trained(name) == is_trained(run)]
+    """Colours for trained models, grey for all others. Runs that share a colour have different hatches."""
+    palette = style.RUN_COLOURS if results.is_trained(run) else (style.UNTRAINED,)
+    alike = [name for name in results.runs if results.is_trained(name) == results.is_trained(run)]
     turn, colour = divmod(alike.index(run), len(palette))
     hatch = style.HATCHES[turn % len(style.HATCHES)]
     return {"facecolor": palette[colour], "edgecolor": "white", "hatch": hatch}
@@ -219,11 +218,13 @@ def _bar_style(run: str, results: Results) -> _BarStyle:
 def _draw_panel(axes: Axes, title: str, columns: Mapping[str, str], results: Results) -> None:
     runs, scores = results.runs, results.scores[PROTOCOL]
     step = 1 / (len(runs) + 1.2)
-    furthest = max(scores[run][m].mean + (scores[run][m].std or 0) for run in runs for m in columns.values())
+    furthest = max(one.mean + (one.std or 0) for run in runs for m, one in scores[run].items() if m in columns.values())
     limit = 1.3 * max(furthest, 1.0)
     for group, metric in enumerate(columns.values()):
         for index, run in enumerate(runs):
-            score = scores[run][metric]
+            score = scores[run].get(metric)
+            if score is None:  # of raw features
+                continue
             y = group + (index - (len(runs) - 1) / 2) * step
             axes.barh(y, score.mean, height=step * 0.92, linewidth=0, **_bar_style(run, results))
             if score.std is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rvlr.config import runs
 from rvlr.errors import UserError
+from rvlr.evaluation.inputs import OF_FEATURES
 from rvlr.report import compare, consistency
 from rvlr.report.consistency import RANKINGS, Counts, Evaluation
 
@@ -45,12 +46,15 @@ class Results:
     """The scores of every run, `scores[protocol][run][metric]`. Runs are in the order of `runs.KINDS`.
 
     diagnostics: run -> name -> score, see `rvlr.evaluation.diagnostics`; no names in evaluations of older versions.
+    features: the runs that are raw features, which no training made; they have the single-modal metrics alone, and are
+    not in `diagnostics`.
     sources: run -> seed -> its rankings and its numbers of `PROTOCOL`, {} if the evaluations lack that protocol.
     """
 
     split: str
     counts: Counts
     notes: list[str]
+    features: frozenset[str]
     sources: compare.Sources
     commits: list[str | None]
     scores: dict[str, dict[str, dict[str, Score]]]
@@ -65,6 +69,10 @@ class Results:
     def runs(self) -> list[str]:
         """The names of all runs, in order."""
         return list(self.sources)
+
+    def is_trained(self, run: str) -> bool:
+        """Whether a run is the result of a training."""
+        return runs.is_trained(run) and run not in self.features
 
     @property
     def all_seeds(self) -> list[int]:
@@ -93,20 +101,30 @@ def read(evaluations: Sequence[Path]) -> Results:
         split=first.split,
         counts=first.counts,
         notes=first.notes,
+        features=frozenset(one.run for _, one in read if one.is_of_features),
         sources=sources,
         commits=list(dict.fromkeys(one.provenance.commit for _, one in read)),
         scores={
-            protocol: {run: _average([one.protocols[protocol] for one in group]) for run, group in members.items()}
+            protocol: {
+                # features are the same with every seed
+                run: _average([one.protocols[protocol] for one in (group[:1] if group[0].is_of_features else group)])
+                for run, group in members.items()
+            }
             for protocol in first.protocols
         },
-        diagnostics={run: _average([one.diagnostics for one in group]) for run, group in members.items()},
+        diagnostics={
+            run: _average([one.diagnostics for one in group])
+            for run, group in members.items()
+            if not group[0].is_of_features
+        },
     )
 
 
 def _read(path: Path) -> Evaluation:
     evaluation = consistency.read_evaluation(path)
     for protocol, metrics in evaluation.protocols.items():
-        missing = [metric for metric in compare.REPORTED if metric not in metrics]
+        wanted = OF_FEATURES if evaluation.is_of_features else compare.REPORTED
+        missing = [metric for metric in wanted if metric not in metrics]
         if missing:
             raise UserError(f"{path}: protocol {protocol!r} lacks {', '.join(missing)}; run the evaluate stage again")
     consistency.check_evaluation(path, evaluation)
@@ -114,16 +132,15 @@ def _read(path: Path) -> Evaluation:
 
 
 def _check_comparable(read: Sequence[tuple[Path, Evaluation]]) -> None:
-    first_path, first = read[0]
-    wanted = _comparable(first)
     seen: dict[tuple[str, int], Path] = {}
+    metrics: dict[bool, tuple[Path, dict[str, object]]] = {}
     for path, evaluation in read:
-        for what, have in _comparable(evaluation).items():
-            if have != wanted[what]:
-                raise UserError(
-                    f"{path} and {first_path} do not belong in one table: {what} is {have} in the one and "
-                    f"{wanted[what]} in the other; evaluate both on the same data in the same way"
-                )
+        own: dict[str, object] = {
+            "protocols and metrics": {protocol: sorted(names) for protocol, names in evaluation.protocols.items()},
+            "diagnostics": sorted(evaluation.diagnostics),
+        }
+        _check_same(path, own, *metrics.setdefault(evaluation.is_of_features, (path, own)))
+        _check_same(path, _comparable(evaluation), read[0][0], _comparable(read[0][1]))
         twin = seen.setdefault((evaluation.run, evaluation.seed), path)
         if twin is not path:
             raise UserError(f"{path} and {twin} are both run {evaluation.run!r}, seed {evaluation.seed}; give one")
@@ -138,9 +155,17 @@ def _comparable(evaluation: Evaluation) -> dict[str, object]:
         **{f"config.{key}": evaluation.config.get(key) for key in SETTINGS},
         "inputs.split_checksum": evaluation.inputs.split_checksum,
         "inputs.relevance_sha256": evaluation.inputs.relevance_sha256,
-        "protocols and metrics": {name: sorted(metrics) for name, metrics in evaluation.protocols.items()},
-        "diagnostics": sorted(evaluation.diagnostics),
+        "protocols": sorted(evaluation.protocols),
     }
+
+
+def _check_same(path: Path, found: dict[str, object], other: Path, wanted: dict[str, object]) -> None:
+    for what, have in found.items():
+        if have != wanted[what]:
+            raise UserError(
+                f"{path} and {other} do not belong in one table: {what} is {have} in the one and {wanted[what]} in the "
+                "other; evaluate both on the same data in the same way"
+            )
 
 
 def _average(seeds: Sequence[dict[str, float]]) -> dict[str, Score]:

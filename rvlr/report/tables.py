@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 
 from rvlr import files
-from rvlr.config.runs import is_trained
 from rvlr.evaluation.metrics import NDCG_CUTOFFS, RECALL_CUTOFFS
 from rvlr.report import compare
 from rvlr.report.compare import Comparison
@@ -56,6 +55,9 @@ ABOUT_DIAGNOSTICS = (
     "discrepancy of the two; both 0 without a gap. Alignment: mean squared distance of a caption and its image. "
     "Uniformity: 0 if all embeddings are the same, lower the more they spread. docs/METHOD.md has formulas and sources."
 )
+ABOUT_FEATURES = (
+    "A teacher with dashes is not trained here: its raw features, the same with every seed, exist within one modality."
+)
 TERMINAL_WIDTH = 110
 
 
@@ -86,7 +88,8 @@ def _frame(results: Results) -> pd.DataFrame:
             for metric, score in scores.items():
                 row |= {f"{metric}_mean": score.mean, f"{metric}_std": score.std}
             rows.append(row)
-    return pd.DataFrame(rows)
+    columns = dict.fromkeys(name for row in sorted(rows, key=lambda row: -len(row)) for name in row)
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 def _comparison_frame(compared: Sequence[Comparison]) -> pd.DataFrame:
@@ -114,14 +117,18 @@ def _markdown(results: Results) -> Iterator[str]:
     yield f"- {ABOUT_RANKS}"
     yield f"- {NDCG}"
     yield f"- {PROTOCOLS}"
+    if results.features:
+        yield f"- {ABOUT_FEATURES}"
     yield from (f"- Data: {note}" for note in results.notes)
     for protocol, runs in results.scores.items():
         yield from ("", f"## Protocol `{protocol}`")
         for section, columns in SECTIONS.items():
-            present = {name: metric for name, metric in columns.items() if metric in next(iter(runs.values()))}
+            present = {
+                name: metric for name, metric in columns.items() if any(metric in scores for scores in runs.values())
+            }
             frame = pd.DataFrame({"run": list(runs), "seeds": [str(len(results.seeds[run])) for run in runs]})
             for name, metric in present.items():
-                frame[name] = _cells(runs, metric)
+                frame[name] = _cells(results, runs, metric)
             yield from ("", f"### {section}", "", _markdown_table(frame))
     yield from _diagnostics(results)
 
@@ -161,15 +168,22 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
-def _cells(runs: Mapping[str, Mapping[str, Score]], metric: str) -> list[str]:
+def _cells(results: Results, runs: Mapping[str, Mapping[str, Score]], metric: str) -> list[str]:
     """A column: the best trained models are bold. Means are compared as printed: equal text is equally good."""
-    means = [scores[metric].mean for run, scores in runs.items() if is_trained(run)]
+    means = [scores[metric].mean for run, scores in runs.items() if results.is_trained(run)]
     best = min if metric in MEDIAN_RANKS.values() else max
     bold = f"{best(means):.1f}" if means else None
     return [
-        f"**{scores[metric]}**" if is_trained(run) and f"{scores[metric].mean:.1f}" == bold else str(scores[metric])
+        f"**{scores[metric]}**"
+        if results.is_trained(run) and f"{scores[metric].mean:.1f}" == bold
+        else _cell(scores, metric)
         for run, scores in runs.items()
     ]
+
+
+def _cell(scores: Mapping[str, Score], metric: str) -> str:
+    """A score, or a dash where it does not exist, as most do not of raw features."""
+    return str(scores[metric]) if metric in scores else "–"
 
 
 def _differences(compared: Sequence[Comparison]) -> Iterator[str]:
@@ -214,7 +228,7 @@ def table(results: Results) -> str:
     notes = [f"{results.split}: {_header(results)}", *(f"Data: {note}" for note in results.notes)]
     lines = [line for note in notes for line in textwrap.wrap(note, TERMINAL_WIDTH)] + [f"In percent. {RECALL}"]
     cells = {
-        (protocol, run): [[f"{scores[m]}".replace(" ", "") for m in columns.values()] for columns in HEADLINES]
+        (protocol, run): [[_cell(scores, m).replace(" ", "") for m in columns.values()] for columns in HEADLINES]
         for protocol, runs in results.scores.items()
         for run, scores in runs.items()
     }

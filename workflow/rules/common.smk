@@ -92,6 +92,10 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+# The runs whose models are evaluated; of other teachers it is features.
+RUNS_WITH_MODELS = [*map(runs.initial, SETTINGS.models), *SETTINGS.trained_runs()]
+
+
 wildcard_constraints:
     dataset=re.escape(DATASET),
     seed=r"\d+",

@@ -13,6 +13,8 @@ rule evaluate_model:
         "results/{dataset}/logs/seed{seed}/evaluate-{run}.log",
     benchmark:
         "results/{dataset}/benchmarks/seed{seed}/evaluate-{run}.tsv"
+    wildcard_constraints:
+        run=one_of(RUNS_WITH_MODELS),
     conda:
         "../envs/rvlr.yaml"
     threads: 8
@@ -23,4 +25,34 @@ rule evaluate_model:
     shell:
         "python -m rvlr evaluate --config {input.config} --run {wildcards.run} --seed {wildcards.seed} "
         "--model {input.model} --split {input.split} --relevance {input.relevance} "
+        "--output {params.output} --log-file {log}"
+
+
+# What there is to preserve within each modality.
+rule evaluate_features:
+    input:
+        config="results/{dataset}/config/evaluation.yaml",
+        features=rules.extract_test_features.output,
+        split="results/{dataset}/splits/test.jsonl",
+        relevance="results/{dataset}/relevance/test.npy",
+        about="results/{dataset}/relevance/test.json",
+    output:
+        metrics="results/{dataset}/seed{seed}/teacher-{teacher}/eval/test.json",
+        rankings="results/{dataset}/seed{seed}/teacher-{teacher}/eval/rankings.npz",
+    log:
+        "results/{dataset}/logs/seed{seed}/evaluate-features-{teacher}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/seed{seed}/evaluate-features-{teacher}.tsv"
+    wildcard_constraints:
+        teacher=one_of(map(runs.name, SETTINGS.feature_runs())),
+    conda:
+        "../envs/rvlr.yaml"
+    threads: 8
+    params:
+        run=lambda wildcards: runs.teacher(wildcards.teacher),
+        features=features_folder,
+        output=subpath(output.metrics, parent=True),
+    shell:
+        "python -m rvlr evaluate-features --config {input.config} --run {params.run} --seed {wildcards.seed} "
+        "--features {params.features} --split {input.split} --relevance {input.relevance} "
         "--output {params.output} --log-file {log}"
