@@ -195,6 +195,17 @@ def test_corrected_equals_the_slow_version(counts: list[int], monkeypatch: pytes
             assert found[f"{direction}_ndcg@{k}"] == pytest.approx(expected, abs=1e-4), (direction, k)
 
 
+def test_balanced_is_the_mean_of_the_three_ways() -> None:
+    inputs = made_up(COUNTS[2])
+    found = corrected.balanced(inputs)
+    lists = {name: 100 * np.mean([slow_ndcg(one, 10) for one in all_]) for name, all_ in slow_corrected(inputs).items()}
+    single_modal, mixed = (lists["i2i"] + lists["t2t"]) / 2, (lists["i2it"] + lists["t2it"]) / 2
+    expected = {f"{name}_ndcg@10": value for name, value in lists.items()}
+    expected |= {"single_modal": single_modal, "mixed": mixed}
+    expected["balanced"] = (found["r_mean"] + single_modal + mixed) / 3
+    assert found == pytest.approx(corrected.recalls(inputs) | expected, abs=1e-4)
+
+
 def test_recall_by_hand() -> None:
     # caption 0 and 1 belong to image 0, caption 2 to image 1; image 1 prefers caption 0, caption 1 prefers image 1
     i2t = np.array([[0.1, 0.9, 0.2], [0.8, 0.1, 0.5]], np.float32)

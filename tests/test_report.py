@@ -433,6 +433,16 @@ def test_losses_show_the_terms_of_each_run(tmp_path: Path) -> None:
         assert {term for term, colour in colours.items() if coloured(panel, colour).sum() > 40} == terms
 
 
+def test_curves_show_the_score_that_selected_the_weights(tmp_path: Path) -> None:
+    path = log_of(tmp_path / "m.jsonl", {"itc": 3.0}, [10, 30, 20])
+    assert (figures._read_curves(path).selected_by, [*figures._read_curves(path).score]) == ("r_mean", [10, 30, 20])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    balanced = [line | ({"balanced": line["step"] / 3} if line["kind"] == "val" else {}) for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in balanced))
+    assert (figures._read_curves(path).selected_by, [*figures._read_curves(path).score]) == ("balanced", [10, 20, 30])
+    figures.plot_losses({"student-b": path}, tmp_path / "losses.png")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,5 +1,6 @@
 """The training loop: what it learns, killed and resumed against left alone, two processes against one, bad losses."""
 
+import dataclasses
 import json
 import os
 import random
@@ -14,14 +15,16 @@ import preloaded
 import pytest
 import torch
 import yaml
-from conftest import TINY_MODEL, TINY_TRAINING
+from conftest import TINY_MODEL, TINY_TRAINING, stopped_at
 from safetensors.torch import load_file
 
-from rvlr import config, extraction, launch
+from rvlr import config, extraction, launch, relevance
 from rvlr.data.features import read_features
 from rvlr.data.loading import TrainingSchedule
 from rvlr.data.records import read_split
-from rvlr.errors import UserError
+from rvlr.errors import Interrupted, UserError
+from rvlr.evaluation import corrected
+from rvlr.evaluation.scoring import score
 from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel
 from rvlr.training import losses
@@ -168,6 +171,100 @@ def test_the_best_weights_on_val_are_kept(tiny_data: Path, tiny_model: Path, tmp
     scoring = config.Scoring(candidates=section.training.val_candidates, workers=0)
     found = recalls(score(model, read_split(tiny_data / "splits/val.jsonl"), None, scoring))
     assert found["r_mean"] == pytest.approx(max(means))
+
+
+@pytest.fixture
+def val_relevance(tiny_data: Path, tmp_path: Path) -> Path:
+    matrix = tmp_path / "relevance" / "val.npy"
+    relevance.write(read_split(tiny_data / "splits/val.jsonl"), config.Relevance(), matrix)
+    return matrix
+
+
+def test_weights_can_be_selected_by_all_three_ways(
+    tiny_data: Path, tiny_model: Path, tmp_path: Path, val_relevance: Path
+) -> None:
+    """Scores of the written model on val equal the best of the record; the epoch of the best R-mean is another one."""
+    paths = dataclasses.replace(paths_in(tmp_path, tiny_model, tiny_data), relevance=val_relevance)
+    section = teacher_section(epochs=6, learning_rate=1e-2, selected_by="balanced")
+    train(section, 1, paths)
+    val = val_lines(paths)
+    model, split = RetrievalModel.from_pretrained(paths.output / "model"), read_split(tiny_data / "splits/val.jsonl")
+    scoring = config.Scoring(candidates=section.training.val_candidates, workers=0)
+    found = corrected.balanced(score(model, split, relevance.read(val_relevance, split), scoring))
+    best = max(val, key=lambda line: line["balanced"])
+    assert best["r_mean"] < max(line["r_mean"] for line in val)
+    assert found == pytest.approx({name: best[name] for name in found})
+    assert set(found) == set(best) - {"kind", "step", "epoch"}
+    assert best["balanced"] == pytest.approx((best["r_mean"] + best["single_modal"] + best["mixed"]) / 3)
+
+
+def val_lines(paths: Paths) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (paths.output / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "val"]
+
+
+@pytest.mark.parametrize(("selected_by", "epochs"), [("balanced", 3), ("r_mean", 6)])
+def test_patience_is_with_the_score_that_selects(
+    tiny_data: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    val_relevance: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    selected_by: str,
+    epochs: int,
+) -> None:
+    """One score rises from epoch to epoch, the other falls."""
+    seen = []
+
+    def scores(inputs: object) -> dict[str, float]:
+        seen.append(len(seen))
+        return {"r_mean": 10.0 + len(seen), "balanced": 90.0 - len(seen)}
+
+    for name in ("balanced", "recalls"):
+        monkeypatch.setattr(f"rvlr.training.stage.{name}", scores)
+    matrix = val_relevance if selected_by == "balanced" else None
+    paths = dataclasses.replace(paths_in(tmp_path, tiny_model, tiny_data), relevance=matrix)
+    train(teacher_section(epochs=6, patience=2, selected_by=selected_by), 3, paths)
+    assert len(val_lines(paths)) == epochs
+
+
+def test_a_training_that_selects_by_relevance_resumes_with_the_same_bits(
+    tiny_data: Path, tiny_model: Path, tmp_path: Path, val_relevance: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    section = teacher_section(epochs=4, selected_by="balanced")
+    folders = {}
+    for name in ("alone", "stopped"):
+        folders[name] = dataclasses.replace(paths_in(tmp_path / name, tiny_model, tiny_data), relevance=val_relevance)
+    train(section, 3, folders["alone"])
+    with stopped_at(15), pytest.raises(Interrupted):
+        train(section, 3, folders["stopped"])
+    train(section, 3, folders["stopped"])
+    for name in ("model/model.safetensors", "metrics.jsonl"):
+        assert (folders["stopped"].output / name).read_bytes() == (folders["alone"].output / name).read_bytes(), name
+    # another relevance is another input
+    with stopped_at(15), pytest.raises(Interrupted):
+        train(section, 3, folders["stopped"])
+    val = read_split(tiny_data / "splits/val.jsonl")
+    relevance.write(val, config.Relevance(scorer="coco-caption"), val_relevance)
+    caplog.set_level("INFO", "rvlr")
+    train(section, 3, folders["stopped"])
+    assert "belongs to other settings or inputs; training starts over" in caplog.text
+
+
+def test_relevance_is_given_where_it_is_needed_and_nowhere_else(
+    tiny_data: Path, tiny_model: Path, tmp_path: Path, val_relevance: Path
+) -> None:
+    paths = paths_in(tmp_path, tiny_model, tiny_data)
+    with pytest.raises(UserError, match=r"--relevance is missing: training\.selected_by is balanced, so give"):
+        train(teacher_section(selected_by="balanced"), 3, paths)
+    with pytest.raises(UserError, match=r"--relevance: training\.selected_by is r_mean, which needs none; leave"):
+        train(teacher_section(), 3, dataclasses.replace(paths, relevance=val_relevance))
+    test = tmp_path / "relevance" / "test.npy"
+    relevance.write(read_split(tiny_data / "splits/test.jsonl"), config.Relevance(), test)
+    with pytest.raises(UserError, match=r"test\.npy: made from other captions than those of the split 'val'"):
+        train(teacher_section(selected_by="balanced"), 3, dataclasses.replace(paths, relevance=test))
+    with pytest.raises(UserError, match=r"selected_by: found 'mixed'"):
+        teacher_section(selected_by="mixed")
 
 
 @pytest.mark.slow

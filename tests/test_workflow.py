@@ -90,6 +90,28 @@ def test_changing_the_candidates_only_evaluates_again(finished: Path) -> None:
     }
 
 
+def test_relevance_is_made_for_the_trainings_that_select_by_it_alone(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    students = {**SETTINGS["students"], "b": {**SETTINGS["students"]["b"], "training": {"selected_by": "balanced"}}}
+    settings = changed(students=students)
+    planned = plan(folder, settings)
+    assert planned["compute_relevance"] == 1
+    assert [job for job in planned if job.startswith("train")] == ["train_student b"]
+    student = "results/shapes/seed0/student-b"
+    run(folder, settings, "--", f"{student}/metrics.jsonl")
+    assert (folder / "results/shapes/relevance/val.npy").exists()
+    lines = [json.loads(line) for line in (folder / student / "metrics.jsonl").read_text().splitlines()]
+    shown = [set(line) for line in lines if line["kind"] == "val"]
+    assert len(shown) == 2
+    assert all({"r_mean", "single_modal", "mixed", "balanced"} <= names for names in shown)
+    assert "train_student b" not in plan(folder, settings)
+    other = {**settings, "evaluation": {**SETTINGS["evaluation"], "relevance": {"stemmer": True}}}
+    planned = plan(folder, other)
+    assert planned["compute_relevance"] == 2
+    assert [job for job in planned if job.startswith("train")] == ["train_student b"]
+
+
 def test_adding_a_student_runs_that_student(finished: Path) -> None:
     students = {**SETTINGS["students"], "c": {"teacher": "t", "distance": "mse"}}
     planned = plan(finished, changed(students=students))

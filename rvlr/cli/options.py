@@ -71,6 +71,9 @@ Output = Annotated[Path, typer.Option(help="What to write.")]
 Downloads = Annotated[Path, typer.Option(help="Folder of what is fetched.")]
 Splits = Annotated[Path, typer.Option(help="Folder of the splits.")]
 StartModel = Annotated[Path, typer.Option(help="Model folder to start from.")]
+ValRelevance = Annotated[
+    Path | None, typer.Option(help="Relevance matrix of the val split, .npy, where training.selected_by is balanced.")
+]
 Resume = Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")]
 Run = Annotated[
     str, typer.Option(parser=run_name, metavar="RUN", help="Name of the run in the results, such as student-rvlr.")

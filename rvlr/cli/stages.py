@@ -24,6 +24,7 @@ from rvlr.cli.options import (
     Splits,
     StartModel,
     Stemmer,
+    ValRelevance,
 )
 from rvlr.config.sources import SOURCES
 from rvlr.errors import UserError
@@ -121,12 +122,13 @@ def train_teacher(
     splits: Splits,
     resume: Resume,
     output: Output,
+    relevance: ValRelevance = None,
     log_file: LogFile = None,
 ) -> None:
     """Stage 1: train a teacher with contrast and matching."""
     log.setup(log_file)
     section = config.load(config_file, config.TrainedTeacher)
-    _train(section, seed, config_file, start_model, splits, None, resume, output, log_file)
+    _train(section, seed, config_file, start_model, splits, None, relevance, resume, output, log_file)
 
 
 @app.command()
@@ -165,12 +167,13 @@ def train_student(
     features: Annotated[Path, typer.Option(help="Folder of the teacher's features.")],
     resume: Resume,
     output: Output,
+    relevance: ValRelevance = None,
     log_file: LogFile = None,
 ) -> None:
     """Stage 2: train a student, distilling a teacher."""
     log.setup(log_file)
     section = config.load(config_file, config.Student)
-    _train(section, seed, config_file, start_model, splits, features, resume, output, log_file)
+    _train(section, seed, config_file, start_model, splits, features, relevance, resume, output, log_file)
 
 
 def _train(
@@ -180,11 +183,13 @@ def _train(
     start_model: Path,
     splits: Path,
     features: Path | None,
+    relevance: Path | None,
     resume: Path,
     output: Path,
     log_file: Path | None,
 ) -> None:
     given = {"--config": config_file, "--start-model": start_model, "--splits": splits, "--features": features}
+    given["--relevance"] = relevance
     made = [output / name for name in ("model", "metrics.jsonl", "config.yaml", "tensorboard")]
     check_apart({**given, "--log-file": log_file}, {"--resume": resume, "--output": made})
     check_paths({}, {"--output": made})
@@ -193,10 +198,11 @@ def _train(
 
     folders.check_resume(resume)
     folders.check_output(output)
+    folders.check_relevance(section.training, relevance)
     launch.launch(section.processes)
     from rvlr.training import stage
 
-    stage.train(section, seed, stage.Paths(start_model, splits, features, resume, output))
+    stage.train(section, seed, stage.Paths(start_model, splits, features, resume, output, relevance))
 
 
 @app.command()

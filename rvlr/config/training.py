@@ -91,10 +91,13 @@ class Training(Section):
     """A resumable state is saved after every so many steps, at the end of each epoch, and when the run is
     stopped."""
     val_candidates: Positive = 16
-    """As `candidates` of `evaluation`, for the scores on val after each epoch; the weights with the best R-mean on
-    val are kept."""
+    """As `candidates` of `evaluation`, for the scores on val after each epoch."""
+    selected_by: Literal["r_mean", "balanced"] = "r_mean"
+    """The score on val whose best epoch gives the weights that are kept. `r_mean`: mean recall between images and
+    texts. `balanced`: mean of the three ways: that R-mean, mean NDCG@10 of I→I and T→T, mean NDCG@10 of I→IT and
+    T→IT; it needs the relevance of val, which the workflow then computes."""
     patience: Positive | None = None
-    """Stop after so many epochs without a better R-mean on val; `null`: never."""
+    """Stop after so many epochs without a better score on val; `null`: never."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:

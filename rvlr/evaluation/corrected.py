@@ -64,13 +64,29 @@ def _add_lists(result: Result, inputs: Inputs, directions: Iterable[str]) -> Non
 
 
 def recalls(inputs: Inputs) -> dict[str, float]:
-    """The cross-modal numbers alone, which need no relevance; training selects its weights by them."""
+    """The cross-modal numbers alone, which need no relevance; `training.selected_by: r_mean` selects by them."""
     result = Result()
     for direction, batch in {"i2t": _i2t, "t2i": _t2i}.items():
         result.add_hits(direction, *judge_queries(inputs, "corrected", direction, batch, judge_hits))
     result.add_recall_means()
     result.add_median_ranks()
     return result.numbers
+
+
+def balanced(inputs: Inputs) -> dict[str, float]:
+    """The cross-modal numbers, NDCG@10 of the other directions, and the three ways in one: `balanced` is the mean of
+    `r_mean`, `single_modal` (mean NDCG@10 of i2i and t2t) and `mixed` (of i2it and t2it). Raises as `evaluate`."""
+    found = evaluate(inputs).numbers
+    lists = {f"{direction}_ndcg@10": found[f"{direction}_ndcg@10"] for direction in LISTS}
+    i2i, t2t, i2it, t2it = lists.values()
+    single_modal, mixed = (i2i + t2t) / 2, (i2it + t2it) / 2
+    return {
+        **{name: value for name, value in found.items() if "ndcg" not in name},
+        **lists,
+        "single_modal": single_modal,
+        "mixed": mixed,
+        "balanced": (found["r_mean"] + single_modal + mixed) / 3,
+    }
 
 
 def _i2t(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

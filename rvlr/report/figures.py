@@ -23,7 +23,8 @@ from rvlr.errors import UserError, show
 from rvlr.report import consistency, style
 from rvlr.report.results import HEADLINES, PROTOCOL, Results
 
-SELECTED_BY = "r_mean"
+SELECTED_BY = {"balanced": "val balanced, %", "r_mean": "val R-mean, %"}
+"""The scores on val that may select weights, the first that a log has, and what the axis is called."""
 BARS_WIDTH = 12.5
 TERMS = tuple(config.StudentWeights.model_fields)
 PANELS = dict(zip(("Cross-modal: recall", "Single-modal: NDCG@10", "Mixed: NDCG@10"), HEADLINES, strict=True))
@@ -47,9 +48,20 @@ class _Curves:
     train: pd.DataFrame
     val: pd.DataFrame
 
+    @property
+    def selected_by(self) -> str:
+        """The name of the score that selected the weights."""
+        return next(name for name in SELECTED_BY if name in self.val)
+
+    @property
+    def score(self) -> "pd.Series[float]":
+        """That score at each validation."""
+        return self.val[self.selected_by]
+
 
 def plot_losses(metrics: Mapping[str, Path], output: Path) -> None:
-    """Plot the loss terms and the val R-mean of every run, one panel per run. All panels have the same vertical axes.
+    """Plot the loss terms of every run and the score on val that selected its weights, one panel per run. All panels
+    have the same vertical axes.
 
     metrics: name of the run -> its `metrics.jsonl`. Raises UserError naming a file that is not a training log, or that
     does not belong to the training beside it.
@@ -67,19 +79,20 @@ def plot_losses(metrics: Mapping[str, Path], output: Path) -> None:
         layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08),
     )
     grid = figure.add_gridspec(rows, columns)
-    score_limit = 1.22 * max(1.0, *(one.val[SELECTED_BY].max() for one in curves.values()))
+    score_limit = 1.22 * max(1.0, *(one.score.max() for one in curves.values()))
     lowest, highest = _loss_range([one.train for one in curves.values()])
     for index, (run, one) in enumerate(curves.items()):
         cell = grid[index // columns, index % columns].subgridspec(2, 1, height_ratios=(2, 1))
         losses, score = cell.subplots(sharex=True, squeeze=False)[:, 0]
         style.set_title(losses, run)
         _draw_losses(losses, one.train, lowest, highest)
-        _draw_score(score, one.val[SELECTED_BY], score_limit)
+        _draw_score(score, one.score, score_limit)
         if index + columns >= len(curves):
             score.set_xlabel("step")
         if index % columns == 0:
             losses.set_ylabel("train loss")
-            score.set_ylabel("val R-mean, %")
+        if index % columns == 0 or one.selected_by != "r_mean":
+            score.set_ylabel(SELECTED_BY[one.selected_by])
     shown = [term for term in TERMS if any(term in one.train for one in curves.values())]
     handles = [Line2D([], [], color=_term_colour(term), lw=2.2, label=term) for term in shown]
     handles.insert(0, Line2D([], [], color="black", lw=2.2, label="loss (weighted sum)"))
@@ -114,7 +127,7 @@ def _read_curves(path: Path) -> _Curves:
                 rows[line.kind].append({"step": line.step, **line.__pydantic_extra__})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the training first") from None
-    for kind, needed in (("train", "loss"), ("val", SELECTED_BY)):
+    for kind, needed in (("train", "loss"), ("val", "r_mean")):
         if not rows[kind] or needed not in rows[kind][0]:
             raise UserError(f"{path}: no {kind} line with {needed!r}; run the training again")
     return _Curves(*(pd.DataFrame(rows[kind]).set_index("step") for kind in ("train", "val")))
@@ -150,7 +163,7 @@ def _draw_losses(axes: Axes, train: pd.DataFrame, lowest: float, highest: float)
 
 
 def _draw_score(axes: Axes, score: "pd.Series[float]", limit: float) -> None:
-    """Draw R-mean on val and mark the best value, whose weights the training kept."""
+    """Draw a score on val and mark the best value, whose weights the training kept."""
     best = int(score.argmax())
     step, highest = score.index[best], score.iloc[best]
     axes.plot(score.index, score, color="#444444", lw=1.6, marker=".", ms=5)

@@ -27,7 +27,6 @@ from rvlr.training.record import Line, Record
 from rvlr.training.tasks import Task
 
 LOG_STEPS = 10
-SELECTED_BY = "r_mean"
 Scorer = Callable[[], dict[str, float]]
 
 
@@ -127,7 +126,8 @@ class Engine:
         self.schedule.start = self.state.step
 
     def run(self, loader: Iterable[Batch], score: Scorer) -> dict[str, torch.Tensor] | None:
-        """Train to the end, or raise Interrupted. score: returns the numbers on val; `r_mean` selects the weights."""
+        """Train to the end, or raise Interrupted. score: returns the numbers on val; that of
+        the name `training.selected_by` selects the weights."""
         try:
             with _signals() as received:
                 self._loop(loader, score, received)
@@ -160,7 +160,7 @@ class Engine:
             if stop and state.step < steps:
                 raise Interrupted(stop, state.step)
             if self._out_of_patience():
-                logger.info("no gain on val for %d epochs; stopping early", section.patience)
+                logger.info("no gain of %s on val for %d epochs; stopping early", section.selected_by, section.patience)
                 break
             self.group.at(f"step {state.step + 1}")
 
@@ -265,9 +265,10 @@ class Engine:
             values = score()
             self._write("val", values)
             logger.info("val after step %d: %s", self.state.step, ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
-            if values[SELECTED_BY] > self.state.best_score:
+            verdict = values[self.section.selected_by]
+            if verdict > self.state.best_score:
                 self.resume.save_best(self.state.step, self.model.state_dict())
-            return values[SELECTED_BY]
+            return verdict
 
         verdict = self.group.by_main(score_and_keep, f"validation after step {self.state.step}")
         if verdict > self.state.best_score:

@@ -1,9 +1,11 @@
-"""Where a training may write: a resume folder of its own, and an output that can be written days later."""
+"""Where a training may write, a resume folder of its own, and an output that can be written days later; and whether it
+has the relevance that it needs. Checked before anything large is loaded."""
 
 import os
 import re
 from pathlib import Path
 
+from rvlr import config
 from rvlr.errors import UserError
 
 MARK = ".rvlr-resume"
@@ -67,3 +69,15 @@ def check_output(folder: Path) -> None:
         raise UserError(f"--output {folder}: {above} is not a folder; give another path")
     if not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"--output {folder}: {above} cannot be written; give another path, or allow writing")
+
+
+def check_relevance(training: config.Training, matrix: Path | None) -> None:
+    """Raise UserError unless the relevance matrix of val is given exactly where it selects the weights."""
+    needed = training.selected_by == "balanced"
+    if needed and matrix is None:
+        raise UserError(
+            "--relevance is missing: training.selected_by is balanced, so give the relevance matrix of the val split, "
+            "made by rvlr relevance"
+        )
+    if matrix is not None and not needed:
+        raise UserError(f"--relevance: training.selected_by is {training.selected_by}, which needs none; leave it out")

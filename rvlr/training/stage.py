@@ -1,6 +1,7 @@
 """Stages `train-teacher` and `train-student`: from a model folder to a trained model folder.
 
-Input: the frozen section, the folder of the model to start from, the splits, and for a student the teacher's features.
+Input: the frozen section, the folder of the model to start from, the splits, for a student the teacher's features, and
+the relevance of val where it selects the weights.
 Output: `model/` (the weights that were best on val), `metrics.jsonl`, `tensorboard/` and `config.yaml` (the settings).
 """
 
@@ -9,24 +10,25 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError
 
-from rvlr import config, files, provenance
+from rvlr import config, files, provenance, relevance
 from rvlr.data.features import PARTS, read_features
 from rvlr.data.images import training_transform
 from rvlr.data.loading import Loader, PairCollator, TrainingPairs, TrainingSchedule
 from rvlr.data.records import Split, read_split
 from rvlr.distributed import Processes, processes
 from rvlr.errors import UserError
-from rvlr.evaluation.corrected import recalls
+from rvlr.evaluation.corrected import balanced, recalls
 from rvlr.evaluation.scoring import score as score_split
 from rvlr.log import logger
 from rvlr.training import record, start
 from rvlr.training.checkpoint import FORMAT, ResumeFolder
 from rvlr.training.engine import Engine
-from rvlr.training.folders import TENSORBOARD, check_output, check_resume
+from rvlr.training.folders import TENSORBOARD, check_output, check_relevance, check_resume
 from rvlr.training.tasks import Section, make_task
 
 
@@ -36,6 +38,7 @@ class Paths:
 
     start: the folder of the model to start from. splits: the folder of the splits. features: the folder of the
     teacher's features, None for a teacher. resume: for the state of the unfinished training. output: for the results.
+    relevance: the relevance matrix of val, for `training.selected_by: balanced` alone.
     """
 
     start: Path
@@ -43,6 +46,7 @@ class Paths:
     features: Path | None
     resume: Path
     output: Path
+    relevance: Path | None = None
 
 
 def train(section: Section, seed: int, paths: Paths) -> None:
@@ -53,6 +57,7 @@ def train(section: Section, seed: int, paths: Paths) -> None:
     """
     check_resume(paths.resume)
     check_output(paths.output)
+    check_relevance(section.training, paths.relevance)
     with processes(section.processes, section.training.mixed_precision) as group:
         _train(section, seed, paths, group)
 
@@ -61,6 +66,7 @@ def _train(section: Section, seed: int, paths: Paths, group: Processes) -> None:
     training = section.training
     splits = {name: read_split(paths.splits / f"{name}.jsonl") for name in ("train", "val")}
     features = read_features(paths.features, splits["train"]) if paths.features is not None else None
+    relevant = relevance.read(paths.relevance, splits["val"]) if paths.relevance is not None else None
     torch.manual_seed(seed)
     task = make_task(section, paths.start, features)
     start.check_temperatures(task.model, paths.start)
@@ -77,7 +83,7 @@ def _train(section: Section, seed: int, paths: Paths, group: Processes) -> None:
     with resume.locked() if group.is_main else nullcontext():
         group.meet("waiting for the resume folder")
         engine = Engine(task, training, seed, schedule, resume, group, lambda: start.sizes(paths.start, features))
-        best = _fit(engine, splits, collate)
+        best = _fit(engine, splits, collate, relevant)
         if best is not None:
             task.model.load_state_dict(best)
             _write(engine, section, paths.output)
@@ -92,6 +98,8 @@ def _fingerprint(section: Section, seed: int, paths: Paths, splits: dict[str, Sp
     inputs = [paths.start / "model.safetensors", paths.start / "config.json"]
     if paths.features is not None:
         inputs += [paths.features / f"{name}.npy" for name in PARTS]
+    if paths.relevance is not None:
+        inputs.append(paths.relevance)
     return provenance.digest(
         {
             "format": FORMAT,
@@ -104,7 +112,9 @@ def _fingerprint(section: Section, seed: int, paths: Paths, splits: dict[str, Sp
     )
 
 
-def _fit(engine: Engine, splits: dict[str, Split], collate: PairCollator) -> dict[str, torch.Tensor] | None:
+def _fit(
+    engine: Engine, splits: dict[str, Split], collate: PairCollator, relevant: np.ndarray | None
+) -> dict[str, torch.Tensor] | None:
     engine.restore()
     training, schedule, model = engine.section, engine.schedule, engine.model
     vision = model.config.vision
@@ -124,7 +134,8 @@ def _fit(engine: Engine, splits: dict[str, Split], collate: PairCollator) -> dic
 
     def score() -> dict[str, float]:
         scoring = config.Scoring(candidates=training.val_candidates, workers=training.workers)
-        return recalls(score_split(model, splits["val"], None, scoring))
+        inputs = score_split(model, splits["val"], relevant, scoring)
+        return recalls(inputs) if relevant is None else balanced(inputs)
 
     return engine.run(loader, score)
 

@@ -260,6 +260,11 @@ COMMANDS: dict[str, tuple[Arrange, str, int]] = {
         1,
     ),
     "a trained teacher without a model": (_extract(), r"--model is missing: .*teacher\.yaml is a trained teacher", 1),
+    "relevance that nothing needs": (
+        lambda world, folder: _train(world, "teacher", relevance=f"{world.relevance}/test.npy"),
+        r"--relevance: training\.selected_by is r_mean, which needs none; leave it out",
+        1,
+    ),
     "a pair with a model": (
         _extract("--model", "MODEL", pair=True),
         r"--model: pair\.yaml is a pair .*leave it out",

@@ -283,6 +283,25 @@ def features_of_student(wildcards):
     return [f"{folder}/{name}" for name in ("image.npy", "text.npy", "index.json")]
 
 
+def training_of(wildcards):
+    """The settings of a teacher's or a student's training."""
+    if hasattr(wildcards, "student"):
+        return SETTINGS.students[wildcards.student].training
+    return SETTINGS.teachers[wildcards.teacher].training
+
+
+def relevance_of_val(wildcards):
+    """The relevance that a training selects its weights by, where it does."""
+    if training_of(wildcards).selected_by != "balanced":
+        return []
+    return [f"{RESULTS}/relevance/val.npy", f"{RESULTS}/relevance/val.json"]
+
+
+def relevance_option(wildcards, input):
+    """The training's option that names the relevance matrix of val."""
+    return f"--relevance {input.relevance[0]}" if input.relevance else ""
+
+
 def features_folder(wildcards, input):
     """The folder of those features."""
     return str(Path(input.features[0]).parent)

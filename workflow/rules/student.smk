@@ -5,6 +5,7 @@ rule train_student:
         features=features_of_student,
         train="results/{dataset}/splits/train.jsonl",
         val="results/{dataset}/splits/val.jsonl",
+        relevance=relevance_of_val,
         images=images_of_splits,
     output:
         model=directory("results/{dataset}/seed{seed}/student-{student}/model"),
@@ -25,9 +26,10 @@ rule train_student:
     params:
         splits=subpath(input.train, parent=True),
         features=features_folder,
+        relevance=relevance_option,
         output=subpath(output.config, parent=True),
         resume="results/{dataset}/resume/seed{seed}/student-{student}",
     shell:
         "python -m rvlr train-student --config {input.config} --seed {wildcards.seed} --start-model {input.start} "
-        "--splits {params.splits} --features {params.features} --resume {params.resume} "
+        "--splits {params.splits} --features {params.features} {params.relevance} --resume {params.resume} "
         "--output {params.output} --log-file {log}"

@@ -23,6 +23,7 @@ rule train_teacher:
         start=start_of_teacher,
         train="results/{dataset}/splits/train.jsonl",
         val="results/{dataset}/splits/val.jsonl",
+        relevance=relevance_of_val,
         images=images_of_splits,
     output:
         model=directory("results/{dataset}/seed{seed}/teacher-{teacher}/model"),
@@ -42,8 +43,9 @@ rule train_teacher:
         gpu=processes_of,
     params:
         splits=subpath(input.train, parent=True),
+        relevance=relevance_option,
         output=subpath(output.config, parent=True),
         resume="results/{dataset}/resume/seed{seed}/teacher-{teacher}",
     shell:
         "python -m rvlr train-teacher --config {input.config} --seed {wildcards.seed} --start-model {input.start} "
-        "--splits {params.splits} --resume {params.resume} --output {params.output} --log-file {log}"
+        "--splits {params.splits} {params.relevance} --resume {params.resume} --output {params.output} --log-file {log}"
