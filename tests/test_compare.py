@@ -1,15 +1,10 @@
-"""Differences between models: compared with exact values, with images as units; faulty files are refused."""
+"""Differences between models: those of their numbers, seed by seed; faulty files are refused."""
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
-from scipy import stats
 
 from rvlr.data.records import Record, Split
 from rvlr.errors import UserError
@@ -17,126 +12,9 @@ from rvlr.evaluation import corrected, rankings
 from rvlr.evaluation.inputs import Inputs
 from rvlr.report import compare
 
-ONE = np.ones((1, 1))
+SHOWN = ["i2t_r@1", "t2t_ndcg@10"]
 CAPTIONS = [1, 3, 2, 4, 2, 5, 1, 2, 3, 2, 1, 4]  # of each of 12 images
 Evaluate = Callable[..., tuple[Path, dict[str, float]]]
-
-
-def column(*values: float) -> np.ndarray:
-    return np.array(values, dtype=float)[:, None]
-
-
-def clusters(values: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and counts (N, M) of per-query differences (Q, M) over the image (Q,) of each query."""
-    sums = np.zeros((images.max() + 1, values.shape[1]))
-    np.add.at(sums, images, values)
-    return sums, np.repeat(np.bincount(images)[:, None].astype(float), values.shape[1], axis=1)
-
-
-# --- statistics ---------------------------------------------------------------------------------------------
-
-
-def test_difference_is_the_mean_over_queries_not_over_images() -> None:
-    # (6 + 0) / 4 queries; of the second metric (1 + 2) / 2; mixed half and half
-    sums, counts = np.array([[6.0, 1.0], [0.0, 2.0]]), np.array([[3.0, 1.0], [1.0, 1.0]])
-    mix = np.array([[1, 0, 0.5], [0, 1, 0.5]])
-    assert compare.difference(sums, counts, mix).tolist() == [1.5, 1.5, 1.5]
-
-
-@pytest.mark.parametrize("images", [1, 4, 9])
-def test_p_value_is_that_of_all_sign_flips(images: int) -> None:
-    generator = np.random.default_rng(images)
-    sums = np.round(generator.normal(0.8, 1.0, (images, 4)), 1)
-    counts = np.repeat(generator.integers(1, 5, (images, 1)).astype(float), 4, axis=1)
-    mix = np.hstack([np.eye(4), np.full((4, 1), 0.25)])
-    parts = sums / counts.sum(axis=0) @ mix
-    flipped = np.abs(np.array([signs @ parts for signs in itertools.product((-1.0, 1.0), repeat=images)]))
-    exact = (flipped >= np.abs(parts.sum(axis=0)) - 1e-12).mean(axis=0)
-    found = compare.permutation(sums, counts, mix)
-    assert np.abs(found - exact).max() < 4 * 0.5 / compare.RESAMPLES**0.5
-    assert found == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / compare.RESAMPLES).max() + 1e-4)
-
-
-def test_p_value_is_never_zero() -> None:
-    assert compare.permutation(column(*[1.0] * 50), column(*[1.0] * 50), ONE) == 1 / (1 + compare.RESAMPLES)
-
-
-def test_equal_sums_count_as_equal_despite_rounding() -> None:
-    # 10 of 16 sums are 0.4 or larger; in floating point, only 8 are as large as 0.1 + 0.2 - 0.3 + 0.4
-    found = compare.permutation(column(0.1, 0.2, -0.3, 0.4), column(1, 1, 1, 1), ONE)
-    assert found == pytest.approx(10 / 16, abs=0.02)
-
-
-def test_interval_of_few_images_is_exact() -> None:
-    # one of 27 resamples of three images contains one image three times: 3.7 %, more than the 2.5 % beyond the interval
-    low, high = compare.bootstrap(column(8, -3, 0), column(4, 3, 1), ONE)
-    assert (low.item(), high.item()) == (-1, 2)
-
-
-def test_interval_is_that_of_scipy() -> None:
-    generator = np.random.default_rng(5)
-    counts = generator.integers(1, 8, 60).astype(float)
-    sums = generator.gamma(1.0, 2.0, 60) * counts - 1
-    other = stats.bootstrap(
-        (sums, counts),
-        lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
-        paired=True,
-        method="percentile",
-        n_resamples=40_000,
-        rng=np.random.default_rng(1),
-    )
-    low, high = compare.bootstrap(column(*sums), column(*counts), ONE)
-    close = {"abs": 0.12 * other.standard_error}  # the quantile of 10,000 resamples has 0.027 standard errors itself
-    assert low.item() == pytest.approx(other.confidence_interval.low, **close)
-    assert high.item() == pytest.approx(other.confidence_interval.high, **close)
-
-
-def test_intervals_cover_and_p_values_reject_as_often_as_they_say() -> None:
-    """500 made-up test sets at once, one per column: the captions of an image have a part in common."""
-    generator = np.random.default_rng(11)
-    images = np.repeat(np.arange(100), generator.integers(1, 8, 100))
-    values = generator.normal(0, 2, (100, 500))[images] + generator.normal(0, 1, (len(images), 500))
-    sums, counts = clusters(values, images)
-    each = np.eye(500)
-    low, high = compare.bootstrap(sums, counts, each)
-    assert 0.91 < ((low < 0) & (high > 0)).mean() < 0.98
-    assert 0.02 < (compare.permutation(sums, counts, each) < 0.05).mean() < 0.08
-    # with each caption as a unit of its own: intervals far too narrow
-    alone = np.ones_like(values)
-    low, high = compare.bootstrap(values, alone, each)
-    assert ((low < 0) & (high > 0)).mean() < 0.8
-    assert (compare.permutation(values, alone, each) < 0.05).mean() > 0.2
-
-
-def test_captions_that_repeat_each_other_add_nothing() -> None:
-    values = np.random.default_rng(2).normal(0.1, 1, (80, 1))
-    one = np.ones_like(values)
-    low, high = compare.bootstrap(values, one, ONE)
-    assert np.concatenate(compare.bootstrap(5 * values, 5 * one, ONE)) == pytest.approx(np.concatenate([low, high]))
-    assert compare.permutation(5 * values, 5 * one, ONE) == compare.permutation(values, one, ONE)
-    repeated = np.repeat(values, 5, axis=0)
-    narrow_low, narrow_high = compare.bootstrap(repeated, np.ones_like(repeated), ONE)
-    assert (high - low) / (narrow_high - narrow_low) == pytest.approx(5**0.5, rel=0.1)
-
-
-def test_resamples_without_a_query_are_left_out() -> None:
-    sums, counts = np.array([[1.0, 8.0], [2.0, 0.0], [3.0, 0.0]]), np.array([[1.0, 2.0], [1.0, 0.0], [1.0, 0.0]])
-    low, high = compare.bootstrap(sums, counts, np.eye(2))
-    assert (low[1], high[1]) == (4, 4)
-    assert 1 <= low[0] < high[0] < 3  # never without the first image
-
-
-@settings(max_examples=20, deadline=None)
-@given(arrays.arrays(np.float64, (7, 2), elements=st.floats(-100, 100, width=32)))
-def test_exchanging_the_models_mirrors_the_difference(sums: np.ndarray) -> None:
-    counts, mix = np.ones_like(sums), np.array([[1, 0.5], [0, 0.5]])
-    low, high = compare.bootstrap(sums, counts, mix)
-    mirrored_low, mirrored_high = compare.bootstrap(-sums, counts, mix)
-    assert mirrored_low == pytest.approx(-high, abs=1e-9)
-    assert mirrored_high == pytest.approx(-low, abs=1e-9)
-    assert np.array_equal(compare.permutation(-sums, counts, mix), compare.permutation(sums, counts, mix))
-    assert (low <= compare.difference(sums, counts, mix) + 1e-9).all()
-    assert (compare.difference(sums, counts, mix) <= high + 1e-9).all()
 
 
 # --- runs ---------------------------------------------------------------------------------------------------
@@ -167,9 +45,10 @@ def evaluate(tmp_path: Path) -> Evaluate:
 def test_differences_are_those_of_the_numbers(evaluate: Evaluate) -> None:
     runs = {"teacher-t": {0: evaluate("t0", 1), 5: evaluate("t5", 2)}, "student-s": {0: evaluate("s0", 3)}}
     runs["student-s"][5] = evaluate("s5", 4)
-    (found,) = compare.compare_runs(runs)
+    (found,) = compare.compare_runs([runs], SHOWN)
     assert (found.run, found.reference, found.images) == ("student-s", "teacher-t", 12)
     assert found.seeds == found.reference_seeds == [0, 5]
+    assert found.covers == ["images", "seeds"]
     numbers = {run: [source[1] for source in seeds.values()] for run, seeds in runs.items()}
     assert found.differences.keys() == {name for name in numbers["teacher-t"][0] if "median" not in name}
     for name, one in found.differences.items():
@@ -181,24 +60,14 @@ def test_differences_are_those_of_the_numbers(evaluate: Evaluate) -> None:
     mean, total = found.differences["r_mean"], found.differences["r_sum"]
     assert (total.low, total.high) == pytest.approx((6 * mean.low, 6 * mean.high))
     assert total.p == mean.p
-    assert compare.compare_runs(runs) == [found]
+    assert compare.compare_runs([runs], SHOWN) == [found]
 
 
 def test_equal_models_do_not_differ(evaluate: Evaluate) -> None:
-    (found,) = compare.compare_runs({"teacher-t": {0: evaluate("a", 1)}, "student-s": {0: evaluate("b", 1)}})
-    assert set(found.differences.values()) == {compare.Difference(0, 0, 0, 1)}
-
-
-def test_both_directions_share_the_images_that_were_drawn() -> None:
-    # an image gains as a query what its captions lose: the sum is zero, however often the image is drawn
-    gain = np.random.default_rng(0).normal(0, 30, (40, 1))
-    sums, counts = np.zeros((40, 18)), np.ones((40, 18))
-    sums[:, :3], sums[:, 3:6], counts[:, 3:6] = gain, -5 * gain, 5
-    low, high = compare.bootstrap(sums, counts, compare.MIX)
-    names = [*compare.REPORTED]
-    assert high[names.index("i2t_mean")] - low[names.index("i2t_mean")] > 5
-    assert (low[names.index("r_mean")], high[names.index("r_mean")]) == pytest.approx((0, 0), abs=1e-9)
-    assert compare.permutation(sums, counts, compare.MIX)[names.index("r_sum")] == 1
+    runs = {run: {0: evaluate(run, 1)} for run in ("teacher-t", "student-s")}
+    (found,) = compare.compare_runs([runs], ["r_mean"])
+    assert found.differences.pop("r_mean") == compare.Difference(0, 0, 0, 1, (0,), 1)
+    assert set(found.differences.values()) == {compare.Difference(0, 0, 0, 1, (0,))}
 
 
 def test_runs_are_compared_with_the_baseline_or_the_first(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -207,7 +76,7 @@ def test_runs_are_compared_with_the_baseline_or_the_first(evaluate: Evaluate, tm
     order = ["teacher-t", "teacher-u", "student-a", "student-continued"]
 
     def pairs(*runs: str) -> list[tuple[str, str]]:
-        found = compare.compare_runs(untrained | {run: {0: source} for run in runs})
+        found = compare.compare_runs([untrained | {run: {0: source} for run in runs}], SHOWN)
         return [(one.run, one.reference) for one in found]
 
     assert pairs(*order) == [(run, "student-continued") for run in order[:3]]
@@ -222,7 +91,7 @@ def test_seeds_are_paired_where_they_can_be(evaluate: Evaluate) -> None:
 
     def seeds(own: list[int], other: list[int]) -> tuple[list[int], list[int], float, float]:
         runs = {"teacher-t": {seed: models[seed] for seed in other}, "student-s": {seed: models[seed] for seed in own}}
-        (found,) = compare.compare_runs(runs)
+        (found,) = compare.compare_runs([runs], SHOWN)
         means = [np.mean([models[seed][1]["r_mean"] for seed in some]) for some in (own, other)]
         return found.seeds, found.reference_seeds, found.differences["r_mean"].value, means[0] - means[1]
 
@@ -301,4 +170,4 @@ def test_values_of_other_queries_are_refused(evaluate: Evaluate, name: str, chan
     runs = {"teacher-t": {0: evaluate("one", 1)}, "student-s": {0: evaluate("two", 2)}}
     changed(name, change)(runs["student-s"][0][0])
     with pytest.raises(UserError, match=rf"two\.npz and .*one\.npz have values of different queries: .* in {name}"):
-        compare.compare_runs(runs)
+        compare.compare_runs([runs], SHOWN)

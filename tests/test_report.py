@@ -256,10 +256,9 @@ def test_differences_are_shown_with_seeds_images_and_resamples(written) -> None:
         lists = [f"{way} NDCG@10" for way in ("I→I", "T→T", "I→IT", "T→IT")]
         assert [*table] == ["I→T R@1", "T→I R@1", "R-mean", *lists]
     row = tables["student-plain minus teacher-a"]["I→T R@1"]
-    # alike in all four images: 2 of 16 ways to exchange them make a difference as large
-    p = row.pop("p")
-    assert float(p) == pytest.approx(2 / 16, abs=0.02)
-    assert row == {"difference": "+22.96", "95 % interval": "+22.96 to +22.96"}
+    # alike in all four images, so nothing is left to chance
+    alike = {"p": "< 0.0001", "p (Holm)": "< 0.0001"}
+    assert row == {"difference": "+22.96", "95 % interval": "+22.96 to +22.96"} | alike
     # the mean over the recalls, of which one of the teacher is 40 more; r_mean of the evaluations is made up
     assert tables["student-plain minus teacher-a"]["R-mean"]["difference"] == f"{22.96 - 40 / 6:+.2f}"
     assert len(rows) == 2 * 22
@@ -272,14 +271,17 @@ def test_differences_are_shown_with_seeds_images_and_resamples(written) -> None:
         "reference_seeds": "0",
         "images": "4",
     }
-    assert [first[name] for name in ("metric", "difference", "low", "high")] == ["i2t_r@1", *["20.000000"] * 3]
-    assert "Seed 0 of both." in markdown
-    for part in (
-        "10,000 resamples of the 4 images",
-        "unadjusted for the number",
-        "one seed shows nothing of the latter",
-    ):
-        assert part in markdown
+    numbers = ("metric", "difference", "low", "high", "by_split", "covers")
+    assert [first[name] for name in numbers] == ["i2t_r@1", *["20.000000"] * 4, "images"]
+    # adjusted for what the Markdown shows: seven metrics of two runs
+    assert float(first["p_holm"]) == pytest.approx(14 * float(first["p"]))
+    assert {row["metric"] for row in rows if row["p_holm"]} == {
+        metric for columns in results.HEADLINES for metric in columns.values()
+    }
+    assert "adjusted for all 14 comparisons below, 7 metrics of 2 runs" in markdown
+    assert "with other images than these 4" in markdown
+    covers = "Seed 0 of both. The interval covers the choice of test images, not that of seeds: with one seed, nothing"
+    assert markdown.count(covers) == 2
 
 
 def test_differences_name_the_seeds(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -287,8 +289,9 @@ def test_differences_name_the_seeds(evaluate: Evaluate, tmp_path: Path) -> None:
     paths = [evaluate(run, seed, 50 + seed) for run, seeds in runs.items() for seed in seeds]
     tables.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     markdown = (tmp_path / "s.md").read_text()
-    assert "### student-a minus student-continued\n\nSeeds 0, 1 of both.\n" in markdown
-    assert "### teacher-a minus student-continued\n\nSeeds 3, 4 against seeds 0, 1.\n" in markdown
+    covers = "The interval covers the choice of test images and of seeds.\n"
+    assert f"### student-a minus student-continued\n\nSeeds 0, 1 of both. {covers}" in markdown
+    assert f"### teacher-a minus student-continued\n\nSeeds 3, 4 against seeds 0, 1. {covers}" in markdown
     assert "one seed" not in markdown
     shown = ("run", "seeds", "reference_seeds", "difference")
     assert {tuple(row[name] for name in shown) for row in rows_of(tmp_path / "c.csv") if row["metric"] != "r_sum"} == {
@@ -304,7 +307,7 @@ def test_one_trained_run_has_nothing_to_differ_from(evaluate: Evaluate, tmp_path
     paths = [evaluate("initial-a"), evaluate("teacher-a")]
     tables.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     assert "Differences" not in (tmp_path / "s.md").read_text()
-    header = "run,reference,protocol,seeds,reference_seeds,images,metric,difference,low,high,p\n"
+    header = "run,reference,protocol,seeds,reference_seeds,images,covers,metric,difference,low,high,p,p_holm,by_split\n"
     assert (tmp_path / "c.csv").read_text() == header
 
 

@@ -1,28 +1,26 @@
-"""Differences between models: how large they are, and how certain, given the images of the test set.
+"""Differences between models: how large they are, and how certain.
 
 Input: per-query values of runs, protocol `corrected`, from `eval/rankings.npz`. Output: difference, 95 % interval and
 p-value of every metric that is a mean over queries, or a combination of such means. An image and its captions are
-queries that depend on each other, so an image is resampled with all its queries. The gallery is not resampled. N
-images, M per-query metrics (`PER_QUERY`), K reported metrics (`REPORTED`).
+queries that depend on each other, so they count as one, and so do the trainings of one seed. `rvlr.report.intervals`
+has the statistics. N images, M per-query metrics (`PER_QUERY`), K reported metrics (`REPORTED`).
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rvlr.config.runs import is_trained, student
 from rvlr.errors import UserError
 from rvlr.evaluation import rankings
 from rvlr.evaluation.inputs import PER_QUERY, RECALLS
 from rvlr.log import track
+from rvlr.report import intervals
+from rvlr.report.intervals import Estimate, Floats
 
 BASELINE = student("continued")
-RESAMPLES = 10_000
-AT_ONCE = 100  # resamples drawn together, a divisor of RESAMPLES
-SEED = 0
 
 # reported metric -> the per-query metrics whose means it combines, and their weights
 _ALL_RECALLS = [name for names in RECALLS.values() for name in names]
@@ -38,7 +36,6 @@ MIX = np.array([[parts.get(name, 0.0) for parts in REPORTED.values()] for name i
 
 # run -> seed -> its rankings.npz, and its numbers of protocol `corrected`
 Sources = Mapping[str, Mapping[int, tuple[Path, Mapping[str, float]]]]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,52 +53,105 @@ class PerImage:
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric's difference and its 95 % interval, in percentage points, and its two-sided p-value."""
+    """A metric's difference and its 95 % interval, in percentage points, and its two-sided p-value.
+
+    by_split: the difference on each split of the data, of which `value` is the mean. holm: the p-value adjusted for the
+    number of comparisons shown; None if the metric is not among them.
+    """
 
     value: float
     low: float
     high: float
     p: float
+    by_split: tuple[float, ...]
+    holm: float | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run minus its reference: the seeds averaged of each, the number of images, the difference of each metric."""
+    """A run minus its reference: the seeds averaged of each, the number of images, the difference of each metric.
+
+    covers: what intervals and p-values take as chosen by chance: `images`; `seeds` if there are two or more; `splits`
+    if there are two or more.
+    """
 
     run: str
     reference: str
     seeds: list[int]
     reference_seeds: list[int]
     images: int
+    covers: list[str]
     differences: dict[str, Difference]
 
 
-def compare_runs(sources: Sources) -> list[Comparison]:
+def compare_runs(splits: Sequence[Sources], shown: Collection[str]) -> list[Comparison]:
     """Compare every trained run with the reference: `student-continued` if it exists, else the first trained run.
 
-    The values of a query are first averaged over seeds: over the seeds that both runs have or, if they have none in
-    common, over each run's own seeds. Raw features, which lack most metrics, are left out. Fewer than two trained runs
-    give no comparison. Raises UserError as `read`, and if two files contain the values of different queries.
+    splits: the results of one study on each split of the data, with the same runs and seeds; usually one. The runs are
+    compared at the seeds that both have, seed by seed, or, if they have none in common, at each run's own seeds. shown:
+    the metrics that readers see; p-values are adjusted for the number of these, of all runs together. Raw features,
+    which lack most metrics, are left out. Fewer than two trained runs give no comparison. Raises UserError as `read`,
+    and if two files of a split contain the values of different queries.
     """
-    trained = [run for run in sources if is_trained(run) and not _are_features(sources[run])]
+    trained = [run for run in splits[0] if is_trained(run) and not _are_features(splits[0][run])]
     if len(trained) < 2:
         return []
     reference = BASELINE if BASELINE in trained else trained[0]
+    values = [_read_split(sources, trained) for sources in splits]
+    comparisons = []
+    for run in track([run for run in trained if run != reference], "compare", len(trained) - 1, "runs"):
+        own, other = sorted(splits[0][run]), sorted(splits[0][reference])
+        common = sorted({*own} & {*other})
+        seeds = (common or own, common or other)
+        parts = [_estimate(split[run], split[reference], *seeds) for split in values]
+        images = sum(len(next(iter(split[run].values())).counts) for split in values)
+        comparisons.append(Comparison(run, reference, *seeds, images, *_differences(parts)))
+    return _adjust(comparisons, shown)
+
+
+def _read_split(sources: Sources, trained: Sequence[str]) -> dict[str, dict[int, PerImage]]:
     values = {run: {seed: read(*source) for seed, source in sources[run].items()} for run in trained}
     first, *others = (one for seeds in values.values() for one in seeds.values())
     for one in others:
         _check_same_queries(one, first)
-    comparisons = []
-    for run in track([run for run in trained if run != reference], "compare", len(trained) - 1, "runs"):
-        common = sorted(values[run].keys() & values[reference].keys())
-        seeds, reference_seeds = common or sorted(values[run]), common or sorted(values[reference])
-        sums = _mean(values[run][seed] for seed in seeds) - _mean(values[reference][seed] for seed in reference_seeds)
-        low, high = bootstrap(sums, first.counts, MIX)
-        p = permutation(sums, first.counts, MIX)
-        found = zip(difference(sums, first.counts, MIX), low, high, p, strict=True)
-        differences = {name: Difference(*map(float, row)) for name, row in zip(REPORTED, found, strict=True)}
-        comparisons.append(Comparison(run, reference, seeds, reference_seeds, len(sums), differences))
-    return comparisons
+    return values
+
+
+def _estimate(
+    run: Mapping[int, PerImage], reference: Mapping[int, PerImage], seeds: list[int], reference_seeds: list[int]
+) -> Estimate:
+    """The difference of a run and its reference on one split, paired by seed where the seeds are the same."""
+    own = np.stack([run[seed].sums for seed in seeds])
+    other = np.stack([reference[seed].sums for seed in reference_seeds])
+    groups = [own - other] if seeds == reference_seeds else [own, -other]
+    return intervals.estimate(groups, run[seeds[0]].counts, MIX)
+
+
+def _differences(parts: Sequence[Estimate]) -> tuple[list[str], dict[str, Difference]]:
+    """What the mean over splits is uncertain by, and the difference of each metric."""
+    mean = intervals.average(parts)
+    rows = np.stack([mean.values, *mean.interval(), mean.p_values()], axis=1).tolist()
+    by_split = np.stack([part.values for part in parts], axis=1).tolist()
+    found = zip(REPORTED, rows, by_split, strict=True)
+    return [*mean.spreads], {
+        name: Difference(value, low, high, p, tuple(each)) for name, (value, low, high, p), each in found
+    }
+
+
+def _adjust(comparisons: Sequence[Comparison], shown: Collection[str]) -> list[Comparison]:
+    """The comparisons with p-values adjusted for their number: the metrics `shown`, of all runs."""
+    family = [(one.run, name) for one in comparisons for name in shown]
+    p = [one.differences[name].p for one in comparisons for name in shown]
+    adjusted = dict(zip(family, intervals.holm(p), strict=True))
+    return [
+        replace(
+            one,
+            differences={
+                name: replace(found, holm=adjusted.get((one.run, name))) for name, found in one.differences.items()
+            },
+        )
+        for one in comparisons
+    ]
 
 
 def _are_features(seeds: Mapping[int, tuple[Path, Mapping[str, float]]]) -> bool:
@@ -124,63 +174,3 @@ def _check_same_queries(one: PerImage, first: PerImage) -> None:
                 f"{one.path} and {first.path} have values of different queries: they differ in {name}; "
                 "evaluate both on the same data in the same way"
             )
-
-
-def _mean(seeds: Iterable[PerImage]) -> Floats:
-    means: Floats = np.mean([one.sums for one in seeds], axis=0)
-    return means
-
-
-# --- statistics ---------------------------------------------------------------------------------------------
-
-
-def difference(sums: Floats, counts: Floats, mix: Floats) -> Floats:
-    """The mean differences (K,).
-
-    sums (N, M): the differences of an image's queries, added up. counts (N, M): the number of these queries.
-    mix (M, K): the weight of each per-query metric's mean in each reported metric.
-    """
-    means: Floats = sums.sum(axis=0) / counts.sum(axis=0) @ mix
-    return means
-
-
-def bootstrap(sums: Floats, counts: Floats, mix: Floats) -> tuple[Floats, Floats]:
-    """The 95 % percentile intervals (K,), (K,) of `difference`, with the same arguments.
-
-    10,000 times, N images are drawn with replacement, the same for all metrics, each with all its queries, so that the
-    number of queries varies too. Cluster bootstrap: Field and Welsh, "Bootstrapping clustered data", JRSS B 69 (2007);
-    percentile interval: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. A resample that
-    contains no query of some metric is left out.
-    """
-    generator = np.random.default_rng(SEED)
-    images, metrics = sums.shape
-    both = np.hstack([sums, counts])
-    resampled = []
-    for _ in range(RESAMPLES // AT_ONCE):
-        drawn = generator.integers(images, size=(AT_ONCE, images)) + images * np.arange(AT_ONCE)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=AT_ONCE * images).reshape(AT_ONCE, images)
-        totals = times.astype(np.float64) @ both
-        totals = totals[(totals[:, metrics:] > 0).all(axis=1)]
-        resampled.append(totals[:, :metrics] / totals[:, metrics:] @ mix)
-    low, high = np.percentile(np.concatenate(resampled), (2.5, 97.5), axis=0)
-    return low, high
-
-
-def permutation(sums: Floats, counts: Floats, mix: Floats) -> Floats:
-    """The two-sided p-values (K,) of `difference`, with the same arguments.
-
-    If the models were alike, the values of an image could be exchanged between them: 10,000 times, each image's
-    differences get a random sign, the same for all metrics. p = (1 + number of differences as large as the observed
-    one, or larger) / (1 + 10,000). Paired randomisation test: Smucker, Allan and Carterette, "A comparison of
-    statistical significance tests for information retrieval evaluation", CIKM 2007; p: Phipson and Smyth, "Permutation
-    p-values should never be zero" (2010).
-    """
-    generator = np.random.default_rng(SEED)
-    parts: Floats = sums / counts.sum(axis=0) @ mix  # (N, K): what each image adds to the difference
-    rounding = 1e-9 * np.abs(parts).sum(axis=0)  # equal sums may differ in their last digits
-    observed = np.abs(parts.sum(axis=0)) - rounding
-    larger = np.zeros(mix.shape[1], dtype=np.int64)
-    for _ in range(RESAMPLES // AT_ONCE):
-        signs = 2 * generator.integers(2, size=(AT_ONCE, len(sums)), dtype=np.int8) - 1
-        larger += (np.abs(signs.astype(np.float64) @ parts) >= observed).sum(axis=0)
-    return (1 + larger) / (1 + RESAMPLES)

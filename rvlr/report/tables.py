@@ -6,7 +6,6 @@ seeds of every metric (docs/METHOD.md, "Evaluation"), and the differences betwee
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 
 import pandas as pd
@@ -42,6 +41,9 @@ DIAGNOSTICS = {
     "uniformity I": "uniformity_image",
     "uniformity T": "uniformity_text",
 }
+_HEADLINES = {metric for columns in HEADLINES for metric in columns.values()}
+SHOWN = {name: metric for columns in SECTIONS.values() for name, metric in columns.items() if metric in _HEADLINES}
+"""The metrics whose differences are shown: these, of all runs, are the comparisons that p-values are adjusted for."""
 GROUPS = dict(zip(("cross-modal", "single, NDCG@10", "mixed, NDCG@10"), HEADLINES, strict=True))
 RECALL = "R@K: hit: at least one right item among the first K."
 NDCG = "NDCG@K: gain is the relevance (ROUGE-L between captions), discount is log2."
@@ -70,7 +72,7 @@ def summarise(results: Results, csv: Path, comparisons: Path, markdown: Path) ->
 
     Raises UserError as `compare.compare_runs`, which reads the rankings if there is more than one trained run.
     """
-    compared = compare.compare_runs(results.sources) if PROTOCOL in results.scores else []
+    compared = compare.compare_runs([results.sources], SHOWN.values()) if PROTOCOL in results.scores else []
     for path, frame in ((csv, _frame(results)), (comparisons, _comparison_frame(compared))):
         files.write_text(path, frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
     files.write_text(markdown, "\n".join([*_markdown(results), *_differences(compared)]) + "\n")
@@ -93,14 +95,18 @@ def _frame(results: Results) -> pd.DataFrame:
 
 
 def _comparison_frame(compared: Sequence[Comparison]) -> pd.DataFrame:
-    """One row per comparison and metric. Seeds are numbers with spaces between them."""
+    """One row per comparison and metric. Seeds, what the interval covers, and the difference on each split are lists,
+    with spaces between their items. `p_holm` is empty for metrics that are not among those shown."""
     rows = []
     for one in compared:
         seeds = [" ".join(map(str, seeds)) for seeds in (one.seeds, one.reference_seeds)]
         for metric, found in one.differences.items():
-            rows.append([one.run, one.reference, PROTOCOL, *seeds, one.images, metric, *astuple(found)])
-    columns = ["run", "reference", "protocol", "seeds", "reference_seeds", "images", "metric"]
-    return pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p"])
+            p = [None if value is None else f"{value:.6g}" for value in (found.p, found.holm)]
+            by_split = " ".join(f"{value:.6f}" for value in found.by_split)
+            about = [one.run, one.reference, PROTOCOL, *seeds, one.images, " ".join(one.covers), metric]
+            rows.append([*about, found.value, found.low, found.high, *p, by_split])
+    columns = ["run", "reference", "protocol", "seeds", "reference_seeds", "images", "covers", "metric"]
+    return pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p", "p_holm", "by_split"])
 
 
 def _markdown(results: Results) -> Iterator[str]:
@@ -190,31 +196,47 @@ def _differences(compared: Sequence[Comparison]) -> Iterator[str]:
     """The section about differences; nothing if nothing was compared."""
     if not compared:
         return
-    times, images = f"{compare.RESAMPLES:,}", f"{compared[0].images:,}"
-    one_seed = any(len(seeds) == 1 for one in compared for seeds in (one.seeds, one.reference_seeds))
+    several = f"{len(SHOWN)} metrics of {len(compared)} run{'s' * (len(compared) > 1)}"
     yield from ("", "## Differences", "")
     yield f"- Protocol `{PROTOCOL}`, percentage points, run minus reference; each query's values averaged over seeds."
-    yield f"- 95 % interval: bootstrap, {times} resamples of the {images} images, each with all its captions."
-    yield f"- p: two-sided, from {times} random exchanges of the two runs, image by image, with all its captions."
-    yield "- p is unadjusted for the number of comparisons: about one in twenty is below 0.05 where models are alike."
-    yield "- Interval and p show the uncertainty that comes from the choice of test images, not that from training" + (
-        "; one seed shows nothing of the latter." if one_seed else "."
+    yield (
+        f"- 95 % interval: where the difference would be with other images than these {compared[0].images:,}, each "
+        "with all its captions, and with other seeds; the line above a table says what is covered."
     )
-    metrics = {metric for columns in HEADLINES for metric in columns.values()}
-    rows = {name: metric for columns in SECTIONS.values() for name, metric in columns.items() if metric in metrics}
+    yield "- p: two-sided, from the same variances as the interval; below 0.05 where the interval is clear of 0."
+    yield (
+        f"- p (Holm): adjusted for all {len(SHOWN) * len(compared)} comparisons below, {several}. Among those below "
+        "0.05, the chance of even one false finding is at most 5 %."
+    )
     for one in compared:
-        found = [one.differences[metric] for metric in rows.values()]
+        found = [one.differences[metric] for metric in SHOWN.values()]
         frame = pd.DataFrame(
             {
-                "metric": list(rows),
+                "metric": list(SHOWN),
                 "difference": [f"{each.value:+z.2f}" for each in found],
                 "95 % interval": [f"{each.low:+z.2f} to {each.high:+z.2f}" for each in found],
-                "p": [f"{each.p:.4f}" for each in found],
+                "p": [_p(each.p) for each in found],
+                "p (Holm)": [_p(each.holm) for each in found if each.holm is not None],
             }
         )
         same = one.seeds == one.reference_seeds
         paired = f"{_seeds(one.seeds).capitalize()} {'of both' if same else f'against {_seeds(one.reference_seeds)}'}."
-        yield from ("", f"### {one.run} minus {one.reference}", "", paired, "", _markdown_table(frame))
+        yield from ("", f"### {one.run} minus {one.reference}", "", f"{paired} {_covered(one)}", "")
+        yield _markdown_table(frame)
+
+
+def _covered(one: Comparison) -> str:
+    """What the interval covers, in words."""
+    words = {"images": "test images", "seeds": "seeds", "splits": "splits of the data"}
+    covers = [words[source] for source in one.covers]
+    text = f"The interval covers the choice of {' and of '.join(covers)}"
+    if "seeds" in one.covers:
+        return f"{text}."
+    return f"{text}, not that of seeds: with one seed, nothing is known of what another training would give."
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
 
 
 # --- terminal -----------------------------------------------------------------------------------------------
