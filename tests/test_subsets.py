@@ -11,16 +11,17 @@ import pytest
 from rvlr import config, relevance
 from rvlr.data.records import read_split, write_splits
 from rvlr.errors import UserError
-from rvlr.evaluation import stage
+from rvlr.evaluation import stage, subsets
 from rvlr.evaluation.encode import encode
 from rvlr.models.retrieval import RetrievalModel
 
 
-def evaluate(model: Path, splits: Path, output: Path, subsets: list[str]) -> dict[str, dict[str, float]]:
+def evaluate(model: Path, splits: Path, output: Path, named: list[str]) -> dict[str, dict[str, float]]:
     matrix = output / "relevance.npy"
     relevance.write(read_split(splits / "test.jsonl"), config.Relevance(), matrix)
-    section = config.Scoring(candidates=4, workers=0, subsets=subsets)
-    stage.evaluate(section, "initial-base", 0, model, splits / "test.jsonl", matrix, output)
+    section = config.Scoring(candidates=4, workers=0, subsets=named)
+    train = splits / "train.jsonl"
+    stage.evaluate(section, "initial-base", 0, model, splits / "test.jsonl", matrix, output, train)
     return json.loads((output / "test.json").read_text())["protocols"]
 
 
@@ -61,8 +62,7 @@ def test_images_have_unequal_numbers_of_captions(tiny_data: Path, tiny_model: Pa
 
 
 def test_a_subset_must_be_smaller_than_the_split() -> None:
-    assert stage._ranges("first-5", 12) == [(0, 5)]
-    assert stage._ranges("folds-5", 12) == [(0, 5), (5, 10)]
-    assert stage._ranges("folds-6", 12) == [(0, 6), (6, 12)]
+    assert subsets.ranges(["first-5"], 12) == {"first-5": [(0, 5)]}
+    assert subsets.ranges(["folds-5", "folds-6"], 12) == {"folds-5": [(0, 5), (5, 10)], "folds-6": [(0, 6), (6, 12)]}
     with pytest.raises(UserError, match=r"evaluation\.subsets: 'first-12', but the split has 12 images"):
-        stage._ranges("first-12", 12)
+        subsets.ranges(["first-12"], 12)

@@ -214,19 +214,22 @@ def evaluate(
     split: Annotated[Path, typer.Option(help="The split to evaluate on, .jsonl.")],
     relevance: Annotated[Path, typer.Option(help="Relevance matrix of that split, .npy.")],
     output: Output,
+    train: Annotated[
+        Path | None, typer.Option(help="The training split, .jsonl, for the mean embeddings of centred rankings.")
+    ] = None,
     log_file: LogFile = None,
 ) -> None:
     """Evaluate a model three ways. Writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
     log.setup(log_file)
     section = config.load(config_file, config.Scoring)
-    given = {"--config": config_file, "--model": model, "--split": split, "--relevance": relevance}
+    given = {"--config": config_file, "--model": model, "--train": train, "--split": split, "--relevance": relevance}
     made = [output / f"{split.stem}.json", output / "rankings.npz"]
     check_paths({**given, "--log-file": log_file}, {"--output": made})
     from rvlr import devices
     from rvlr.evaluation import stage
 
     devices.lease(1)
-    stage.evaluate(section, run, seed, model, split, relevance, output)
+    stage.evaluate(section, run, seed, model, split, relevance, output, train)
 
 
 @app.command()

@@ -2,13 +2,14 @@
 "Evaluation"."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 
 from rvlr.errors import UserError
-from rvlr.evaluation.inputs import LISTS, NOT_A_CANDIDATE, RANKING_DEPTH, SINGLE_MODAL, Inputs, Ranking, Result
+from rvlr.evaluation.inputs import LISTS, MIXED, NOT_A_CANDIDATE, RANKING_DEPTH, SINGLE_MODAL, Inputs, Ranking, Result
 from rvlr.evaluation.metrics import LIST_METRICS, NDCG_CUTOFFS, hit_ranks, top_gains, top_k
-from rvlr.evaluation.queries import judge_hits, judge_queries, match_i2t, match_t2i, set_column
+from rvlr.evaluation.queries import Batch, judge_hits, judge_queries, match_i2t, match_t2i, set_column
 
 
 def evaluate(inputs: Inputs) -> Result:
@@ -110,25 +111,32 @@ def _t2t(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return set_column(scores, rows, -np.inf), set_column(relevance, rows, -np.inf)
 
 
-def _i2it(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    images, image_relevance = _i2i(inputs, rows)
-    texts = inputs.image_units[rows] @ inputs.text_units.T
-    return (
-        np.hstack([standardise(images), standardise(texts)]),
-        np.hstack([image_relevance, inputs.caption_relevance(rows)]),
-    )
+def _mixed(direction: str, inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    images, texts = mixed_cosines(direction, inputs.image_units, inputs.text_units, rows)
+    return np.hstack([standardise(images), standardise(texts)]), mixed_relevance(direction, inputs, rows)
 
 
-def _t2it(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    texts, text_relevance = _t2t(inputs, rows)
-    images = inputs.text_units[rows] @ inputs.image_units.T
-    return (
-        np.hstack([standardise(images), standardise(texts)]),
-        np.hstack([inputs.relevance[rows], text_relevance]),
-    )
+def mixed_cosines(
+    direction: str, images: np.ndarray, texts: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines (Q, N) with all images and (Q, C) with all captions of the queries `rows` (Q,), images in direction i2it
+    and captions in t2it; images (N, E) and texts (C, E): of unit length. -inf: the query itself."""
+    queries, own = (images[rows], 0) if direction == "i2it" else (texts[rows], 1)
+    found = queries @ images.T, queries @ texts.T
+    set_column(found[own], rows, -np.inf)
+    return found
 
 
-_BATCHES = {"i2i": _i2i, "t2t": _t2t, "i2it": _i2it, "t2it": _t2it}
+def mixed_relevance(direction: str, inputs: Inputs, rows: np.ndarray) -> np.ndarray:
+    """Relevance (Q, N + C) of all images and all captions to the queries `rows` (Q,), see `evaluate`; -inf: the query
+    itself."""
+    if direction == "i2it":
+        return np.hstack([set_column(inputs.image_relevance[rows], rows, -np.inf), inputs.caption_relevance(rows)])
+    texts = inputs.caption_relevance(inputs.caption_image[rows])
+    return np.hstack([inputs.relevance[rows], set_column(texts, rows, -np.inf)])
+
+
+_BATCHES: dict[str, Batch] = {"i2i": _i2i, "t2t": _t2t, **{name: partial(_mixed, name) for name in MIXED}}
 
 
 def _judge_list(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, ...]:

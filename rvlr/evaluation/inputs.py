@@ -17,6 +17,7 @@ NOT_A_CANDIDATE = -100.0
 RANKING_DEPTH = 100
 CROSS_MODAL = ("i2t", "t2i")
 SINGLE_MODAL = ("i2i", "t2t")
+MIXED = ("i2it", "t2it")
 LISTS = ("i2i", "t2t", "i2it", "t2it")
 """Directions with graded relevance, whose whole lists are judged."""
 RECALLS = {way: [f"{way}_r@{k}" for k in RECALL_CUTOFFS] for way in CROSS_MODAL}

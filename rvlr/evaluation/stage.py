@@ -11,8 +11,9 @@ from torch import nn
 
 from rvlr import config, provenance, relevance
 from rvlr.data.records import Split, read_split
-from rvlr.evaluation import corrected, diagnostics, paper, record, subsets
+from rvlr.evaluation import corrected, diagnostics, mixed, paper, record, subsets
 from rvlr.evaluation.encode import Encoded, encode
+from rvlr.evaluation.inputs import Inputs, Result
 from rvlr.evaluation.scoring import device, score_encoded
 from rvlr.models.retrieval import RetrievalModel
 
@@ -21,35 +22,50 @@ PROTOCOLS = {"corrected": corrected.evaluate, "paper": paper.evaluate}
 
 
 def evaluate(
-    section: config.Scoring, run: str, seed: int, model_folder: Path, split_file: Path, matrix: Path, output: Path
+    section: config.Scoring,
+    run: str,
+    seed: int,
+    model_folder: Path,
+    split_file: Path,
+    matrix: Path,
+    output: Path,
+    train_file: Path | None = None,
 ) -> None:
     """Evaluate one model on one split and its subsets, with both protocols.
 
-    run, seed: those of the model, for the record. matrix: the split's relevance, see `rvlr.relevance`. Raises UserError
-    for inputs that do not belong together, and for subsets that the split is too small for.
+    run, seed: those of the model, for the record. matrix: the split's relevance, see `rvlr.relevance`. train_file: the
+    training split; without it there are no centred rankings, see `rvlr.evaluation.mixed`. Raises UserError for inputs
+    that do not belong together, and for subsets that the split is too small for.
     """
     split = read_split(split_file)
     parts = subsets.ranges(section.subsets, len(split.records))
     relevant = relevance.read(matrix, split)
     model = RetrievalModel.from_pretrained(model_folder)
     nn.Module.to(model, device())  # transformers' own `to` has no types
+    means = None
+    if train_file is not None:
+        means = mixed.training_means(model, read_split(train_file), section.batch_size, section.workers)
     encoded = encode(model, split, section.batch_size, section.workers)
-    inputs = score_encoded(model, encoded, split.caption_image, relevant, section.candidates)
-    results = {name: protocol(inputs) for name, protocol in PROTOCOLS.items()}
-    numbers = {name: result.numbers for name, result in results.items()}
-    diagnosed = diagnostics.measure(inputs.image_units, inputs.text_units, split.caption_image)
 
-    def measure(first: int, last: int) -> dict[str, dict[str, float]]:
+    def results(inputs: Inputs) -> dict[str, Result]:
+        found = {name: protocol(inputs) for name, protocol in PROTOCOLS.items()}
+        mixed.add(found["corrected"], inputs, means)
+        return found
+
+    def numbers_of(first: int, last: int) -> dict[str, dict[str, float]]:
         part = _part(encoded, split, relevant, first, last)
-        inputs = score_encoded(model, *part, section.candidates)
-        return {name: protocol(inputs).numbers for name, protocol in PROTOCOLS.items()}
+        found = results(score_encoded(model, *part, section.candidates))
+        return {name: result.numbers for name, result in found.items()}
 
-    numbers |= subsets.measure(parts, measure)
+    inputs = score_encoded(model, encoded, split.caption_image, relevant, section.candidates)
+    whole = results(inputs)
+    numbers = {name: result.numbers for name, result in whole.items()} | subsets.measure(parts, numbers_of)
+    diagnosed = diagnostics.measure(inputs.image_units, inputs.text_units, split.caption_image)
     digests = {
         "relevance_sha256": provenance.sha256(matrix),
         "model_sha256": provenance.sha256(model_folder / "model.safetensors"),
     }
-    record.write(output, run, seed, split, split_file, section, digests, results["corrected"], numbers, diagnosed)
+    record.write(output, run, seed, split, split_file, section, digests, whole["corrected"], numbers, diagnosed)
 
 
 def _part(

@@ -33,6 +33,11 @@ SECTIONS: dict[str, dict[str, str]] = {
         **{f"I→IT NDCG@{k}": f"i2it_ndcg@{k}" for k in NDCG_CUTOFFS},
         **{f"T→IT NDCG@{k}": f"t2it_ndcg@{k}" for k in NDCG_CUTOFFS},
     },
+    "Mixed, by other scales": {
+        f"{label} {scale} NDCG@10": f"{way}_{scale}_ndcg@10"
+        for scale in ("plain", "centred")
+        for label, way in (("I→IT", "i2it"), ("T→IT", "t2it"))
+    },
 }
 DIAGNOSTICS = {
     "modality gap": "modality_gap",
@@ -51,6 +56,10 @@ ABOUT_RANKS = "R-sum: the six recalls added up. Median rank: of the best right i
 PROTOCOLS = (
     "Protocol `paper` repeats the published evaluation with its errors; `corrected` is without them. `/first-N`: the "
     "first N images alone; `/folds-N`: the mean over disjoint parts of N images."
+)
+ABOUT_SCALES = (
+    "Mixed lists are ranked by standardised cosines; by other scales: by plain cosines, and by cosines of embeddings "
+    "without the mean of their modality in the training split (centred)."
 )
 ABOUT_DIAGNOSTICS = (
     "Of embeddings of unit length. Modality gap: distance of the means of images and texts; MMD²: squared maximum mean "
@@ -122,6 +131,7 @@ def _markdown(results: Results) -> Iterator[str]:
     yield f"- I: image, T: text, IT: images and texts together. {RECALL}"
     yield f"- {ABOUT_RANKS}"
     yield f"- {NDCG}"
+    yield f"- {ABOUT_SCALES}"
     yield f"- {PROTOCOLS}"
     if results.features:
         yield f"- {ABOUT_FEATURES}"
@@ -132,6 +142,8 @@ def _markdown(results: Results) -> Iterator[str]:
             present = {
                 name: metric for name, metric in columns.items() if any(metric in scores for scores in runs.values())
             }
+            if not present:  # other scales, of which `paper` has none
+                continue
             frame = pd.DataFrame({"run": list(runs), "seeds": [str(len(results.seeds[run])) for run in runs]})
             for name, metric in present.items():
                 frame[name] = _cells(results, runs, metric)

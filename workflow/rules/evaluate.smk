@@ -2,6 +2,7 @@ rule evaluate_model:
     input:
         config="results/{dataset}/config/evaluation.yaml",
         model="results/{dataset}/seed{seed}/{run}/model",
+        train="results/{dataset}/splits/train.jsonl",
         split="results/{dataset}/splits/test.jsonl",
         relevance="results/{dataset}/relevance/test.npy",
         about="results/{dataset}/relevance/test.json",
@@ -24,7 +25,7 @@ rule evaluate_model:
         output=subpath(output.metrics, parent=True),
     shell:
         "python -m rvlr evaluate --config {input.config} --run {wildcards.run} --seed {wildcards.seed} "
-        "--model {input.model} --split {input.split} --relevance {input.relevance} "
+        "--model {input.model} --train {input.train} --split {input.split} --relevance {input.relevance} "
         "--output {params.output} --log-file {log}"
 
 
