@@ -15,6 +15,7 @@ from rvlr.convert import features as converted
 from rvlr.convert import relevance as converted_relevance
 from rvlr.convert.features import IMAGE_FILE, TEXT_FILE
 from rvlr.convert.rows import Scatter, read_rows
+from rvlr.data import stored
 from rvlr.data.features import read_features, write_index
 from rvlr.data.records import Record, Split, read_split, write_splits
 from rvlr.datasets.annotations import read_captions
@@ -128,6 +129,19 @@ def test_imported_features_say_so_and_are_accepted(split: Split, annotations: li
     assert about["largest_deviation"] == pytest.approx(largest)
     assert about["image"] == {"file": "image.npy", "sha256": provenance.sha256(files[0])}
     assert [file["file"] for file in about["annotations"]] == ["flickr30k_train.json", "flickr30k_val.json"]
+
+
+def test_imported_features_are_a_stored_teachers(
+    features: Path, split: Split, annotations: list[Path], tmp_path: Path
+) -> None:
+    converted.export_features(features, split, annotations, tmp_path)
+    converted.import_features(tmp_path / IMAGE_FILE, tmp_path / TEXT_FILE, annotations, split, tmp_path / "imported")
+    stored.copy(tmp_path / "imported", split, tmp_path / "copied")
+    for name, rows in written(features).items():
+        assert np.array_equal(np.load(tmp_path / "copied" / name), rows), name
+    np.save(tmp_path / "imported/text.npy", np.load(tmp_path / "imported/text.npy") * 2)
+    with pytest.raises(UserError, match=r"imported/text\.npy: changed since it was made"):
+        stored.copy(tmp_path / "imported", split, tmp_path / "copied")
 
 
 def test_annotations_in_another_order_are_noticed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from conftest import TINY_MODEL
 from study import changed, fails, plan, run
 from transformers import BertConfig, BertModel
 
-from rvlr import config, extraction, relevance
+from rvlr import config, extraction, relevance, store_features
 from rvlr.data.features import read_features, write_index
 from rvlr.data.records import Split, read_split
 from rvlr.data.text import learn_tokenizer
@@ -50,8 +50,24 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def settings(pair: dict[str, Any]) -> dict[str, Any]:
-    return changed(teachers={"pair": pair}, students={"p": {"teacher": "pair"}, "continued": {"teacher": "pair"}})
+def elsewhere(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of other widths than the student's, of the images of both splits, in no order."""
+    folder, generator = tmp_path_factory.mktemp("elsewhere") / "features", np.random.default_rng(0)
+    splits = [read_split(tiny_data / f"splits/{name}.jsonl") for name in ("test", "train")]
+    images = [record.image for split in splits for record in split.records]
+    captions = sorted({caption for split in splits for caption in split.captions})
+    generator.shuffle(images)
+    store_features(folder, generator.normal(size=(36, 20)), images, generator.normal(size=(len(captions), 9)), captions)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(pair: dict[str, Any], elsewhere: Path) -> dict[str, Any]:
+    stored = {"kind": "stored", "features": {"train": str(elsewhere), "test": str(elsewhere)}}
+    return changed(
+        teachers={"pair": pair, "stored": stored},
+        students={"p": {"teacher": "pair"}, "continued": {"teacher": "stored"}},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,30 +92,69 @@ def test_features_of_both_splits_are_extracted(finished: Path, pair: dict[str, A
 
 
 @pytest.mark.slow
+def test_stored_features_of_both_splits_are_copied(finished: Path, elsewhere: Path) -> None:
+    folder, index = finished / "results/shapes", json.loads((elsewhere / "index.json").read_text())
+    image, text = np.load(elsewhere / "image.npy"), np.load(elsewhere / "text.npy")
+    for name, split_name in (("features", "train"), ("features-test", "test")):
+        split = read_split(folder / f"splits/{split_name}.jsonl")
+        found = read_features(folder / "seed0/teacher-stored" / name, split)
+        assert np.array_equal(found.image, image[[index["images"].index(record.image) for record in split.records]])
+        assert np.array_equal(found.text, text[[index["captions"].index(caption) for caption in split.captions]])
+    student = json.loads((folder / "seed0/student-continued/model/config.json").read_text())
+    assert student["teacher_widths"] == [20, 9]
+
+
+@pytest.mark.slow
 def test_untrained_teachers_have_a_row_and_no_sheets(finished: Path, settings: dict[str, Any]) -> None:
     folder = finished / "results/shapes"
     table = (folder / "summary.txt").read_text()
-    row = next(line for line in table.splitlines() if line.startswith("teacher-pair"))
-    measured = json.loads((folder / "seed0/teacher-pair/eval/test.json").read_text())["protocols"]["corrected"]
-    shown = [f"{measured[f'{way}_ndcg@10']:.1f}" for way in ("i2i", "t2t")]
-    assert row.split() == ["teacher-pair", "–", "–", "–", *shown, "–", "–"]
-    assert not list(folder.glob("figures/teacher-pair*"))
+    for run_name in ("teacher-pair", "teacher-stored"):
+        row = next(line for line in table.splitlines() if line.startswith(run_name))
+        measured = json.loads((folder / f"seed0/{run_name}/eval/test.json").read_text())["protocols"]["corrected"]
+        shown = [f"{measured[f'{way}_ndcg@10']:.1f}" for way in ("i2i", "t2t")]
+        assert row.split() == [run_name, "–", "–", "–", *shown, "–", "–"]
+    assert not list(folder.glob("figures/teacher-*"))
     compared = (folder / "comparisons.csv").read_text().splitlines()
     assert {line.split(",")[0] for line in compared[1:]} == {"student-p"}
     assert "Nothing to be done" in run(finished, settings)
 
 
 @pytest.mark.slow
-def test_only_what_is_stale_runs_again(finished: Path, settings: dict[str, Any]) -> None:
+def test_only_what_is_stale_runs_again(finished: Path, settings: dict[str, Any], pair: dict[str, Any]) -> None:
     students = {**settings["students"], "p": {"teacher": "pair", "distance": "mse"}}
     planned = plan(finished, settings | {"students": students})
     assert not [job for job in planned if "feature" in job]
     assert planned["train_student p"] == 1
-    planned = plan(finished, settings | {"teachers": {"pair": settings["teachers"]["pair"] | {"batch_size": 5}}})
+    planned = plan(finished, settings | {"teachers": settings["teachers"] | {"pair": {**pair, "batch_size": 5}}})
     assert {"extract_features pair", "extract_test_features pair", "evaluate_features pair"} <= planned.keys()
+    assert not [job for job in planned if job.startswith("copy") or job == "train_student continued"]
     planned = plan(finished, settings | {"evaluation": {**settings["evaluation"], "candidates": 5}})
     assert {"evaluate_features pair", "evaluate_model student-p"} <= planned.keys()
-    assert not [job for job in planned if job.startswith(("extract", "train"))]
+    assert not [job for job in planned if job.startswith(("extract", "copy", "train"))]
+
+
+@pytest.mark.slow
+def test_test_features_may_come_later_and_other_content_runs_again(
+    finished: Path, settings: dict[str, Any], elsewhere: Path
+) -> None:
+    """What changed is planned although the files are as old as ever; a folder without test features has no row."""
+    teachers = settings["teachers"]
+    train_alone = {"kind": "stored", "features": {"train": str(elsewhere)}}
+    planned = plan(finished, settings | {"teachers": teachers | {"stored": train_alone}})
+    assert sorted(planned) == ["all", "freeze_config report", "plot_losses", "plot_three_ways", "summarise"]
+    image, times = elsewhere / "image.npy", (elsewhere / "image.npy").stat()
+    before = image.read_bytes()
+    np.save(image, 2 * np.load(image))
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    try:
+        planned = plan(finished, settings)
+        needed = {"copy_features stored", "copy_test_features stored", "evaluate_features stored"}
+        assert needed | {"train_student continued", "evaluate_model student-continued"} <= planned.keys()
+        assert not [job for job in planned if job.startswith("extract") or job == "train_student p"]
+    finally:
+        image.write_bytes(before)
+        os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "Nothing to be done" in run(finished, settings)
 
 
 @pytest.mark.slow

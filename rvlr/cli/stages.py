@@ -159,6 +159,26 @@ def extract(
 
 
 @app.command()
+def copy_features(
+    features: Annotated[Path, typer.Option(help="Folder of features from elsewhere.")],
+    split: Annotated[Path, typer.Option(help="The split that needs them, .jsonl.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Copy features from elsewhere in the order of a split. Their folder names every row."""
+    log.setup(log_file)
+    from rvlr.data import stored
+    from rvlr.data.records import read_split
+
+    taken = [features / name for name in stored.FILES]
+    check_paths(
+        {"--features": taken, "--split": split, "--log-file": log_file},
+        {"--output": [output / name for name in stored.FILES]},
+    )
+    stored.copy(features, read_split(split), output)
+
+
+@app.command()
 def train_student(
     config_file: ConfigFile,
     seed: Seed,

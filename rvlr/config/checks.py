@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rvlr.config.base import Section
 from rvlr.config.models import Model
-from rvlr.config.training import SingleModalTeacher, Student, Teacher
+from rvlr.config.training import SingleModalTeacher, Student, TrainedTeacher
 from rvlr.errors import show
 from rvlr.faults import did_you_mean, path
 
@@ -114,7 +114,8 @@ def subsets(names: Iterable[str], images: int | None) -> list[str]:
 def _batches(study: "Study") -> list[str]:
     """Faults of batches that are larger than the training split, if its size is known: no step would be made."""
     captions = study.dataset.train_captions
-    runs: dict[str, Teacher | Student] = {f"teachers.{name}": study.teachers[name] for name in study.trained_teachers()}
+    teachers = {f"teachers.{name}": one for name, one in study.teachers.items() if isinstance(one, TrainedTeacher)}
+    runs: dict[str, TrainedTeacher | Student] = {**teachers}
     runs |= {f"students.{name}": one for name, one in study.students.items()}
     return [
         f"{key}.training.batch_size: {one.batch_size:,}, but train has {captions:,} captions; lower it"

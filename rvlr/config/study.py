@@ -19,7 +19,15 @@ from rvlr.config.datasets import AnyDataset, Dataset
 from rvlr.config.evaluation import Evaluation, Relevance, Scoring
 from rvlr.config.models import Model
 from rvlr.config.sources import Sources
-from rvlr.config.training import AnyTeacher, Student, Teacher, TrainedTeacher, Training
+from rvlr.config.training import (
+    AnyTeacher,
+    ExtractedTeacher,
+    StoredTeacher,
+    Student,
+    Teacher,
+    TrainedTeacher,
+    Training,
+)
 from rvlr.errors import UserError
 
 T = TypeVar("T")
@@ -81,7 +89,14 @@ class Study(Section):
 
     def feature_runs(self) -> list[str]:
         """The runs of teachers that are not trained here, and whose raw features of the test split exist."""
-        return [runs.teacher(name) for name in self.teachers if name not in self.trained_teachers()]
+        stored = self.stored_features()
+        untrained = [name for name in self.teachers if name not in self.trained_teachers()]
+        return [runs.teacher(name) for name in untrained if name not in stored or "test" in stored[name]]
+
+    def stored_features(self) -> dict[str, dict[str, Path]]:
+        """The folder of each split whose features are given, of every teacher of kind `stored`."""
+        stored = {name: one for name, one in self.teachers.items() if isinstance(one, StoredTeacher)}
+        return {name: one.folders for name, one in stored.items()}
 
     def evaluated_runs(self) -> list[str]:
         """The runs that are evaluated: untrained models, if wanted, raw features, teachers, students."""
@@ -93,7 +108,7 @@ class Study(Section):
         return [*dict.fromkeys(starts), *evaluated]
 
 
-_UNIONS: dict[Any, Any] = {Dataset: AnyDataset, Teacher: AnyTeacher}
+_UNIONS: dict[Any, Any] = {Dataset: AnyDataset, Teacher: ExtractedTeacher}
 
 
 def _members(section: Any) -> tuple[Any, ...]:
@@ -111,7 +126,8 @@ def parse(data: object, source: str) -> Study: ...
 @overload
 def parse(data: object, source: str, section: type[T]) -> T: ...
 def parse(data: object, source: str, section: Any = Study) -> Any:
-    """Validate `data` as the whole configuration or one section of it; `Dataset` and `Teacher` stand for every kind.
+    """Validate `data` as the whole configuration or one section of it; `Dataset` stands for every kind, and
+    `Teacher` for those whose features are extracted here.
 
     Raises UserError listing every fault with the path of its key; `source` names the file in that message.
     """
@@ -226,7 +242,7 @@ def _fill_in(data: dict[str, Any]) -> dict[str, Any]:
                 continue
             filled = {"kind": "retrieval", **member} if group == "teachers" else dict(member)
             own = filled.get("training") or {}
-            if filled.get("kind") != "single-modal" and isinstance(own, dict) and isinstance(shared, dict):
+            if filled.get("kind", "retrieval") == "retrieval" and isinstance(own, dict) and isinstance(shared, dict):
                 filled["training"] = _merge(shared, own)
             data[group][name] = filled
     return data

@@ -1,5 +1,6 @@
 """The sections `training`, `teachers` and `students`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -16,6 +17,7 @@ from rvlr.config.base import (
     Processes,
     Section,
     Tokens,
+    UserPath,
     Weight,
     Words,
     Workers,
@@ -225,7 +227,33 @@ class SingleModalTeacher(Teacher):
     """Processes that share the work: one for each GPU, or on the CPU where there is no GPU."""
 
 
-AnyTeacher = Annotated[TrainedTeacher | SingleModalTeacher, Field(discriminator="kind")]
+class StoredFeatures(Section):
+    """Folders of features from elsewhere, see `rvlr.data.stored`."""
+
+    train: UserPath
+    """Folder with `image.npy`, `text.npy` and `index.json` of the training images and captions, and of others if
+    need be."""
+    test: UserPath | None = None
+    """Such a folder of the test split, which may be the same one; `null`: the features have no row in the tables."""
+
+
+class StoredTeacher(Section):
+    """Features that were made elsewhere; nothing is trained or extracted here, so no stage reads this section."""
+
+    kind: Literal["stored"]
+    """Features that were made elsewhere, by any encoders."""
+    features: StoredFeatures
+    """Where they lie."""
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folder of each split whose features are given."""
+        given = {"train": self.features.train, "test": self.features.test}
+        return {split: folder for split, folder in given.items() if folder is not None}
+
+
+ExtractedTeacher = Annotated[TrainedTeacher | SingleModalTeacher, Field(discriminator="kind")]
+AnyTeacher = Annotated[TrainedTeacher | SingleModalTeacher | StoredTeacher, Field(discriminator="kind")]
 
 
 class FusionWeight(Section):
@@ -248,8 +276,8 @@ class Student(Section):
     teacher: Name
     """Name in `teachers` of the teacher whose features are distilled."""
     start: Name | None = None
-    """What training starts from: the name of a trained teacher or of a model. Default: the teacher; for a
-    `single-modal` teacher the only model."""
+    """What training starts from: the name of a trained teacher or of a model. Default: the teacher; for a teacher
+    that is not trained the only model."""
     weights: StudentWeights = StudentWeights()
     """Weights of the seven losses of stage 2, at least one above 0; a loss with weight 0 is not computed."""
     distance: Literal["mae", "mse", "cumulative", "wasserstein"] = "mae"

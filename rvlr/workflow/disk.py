@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rvlr.config import Custom, Study, refuse
 from rvlr.config.checks import subsets, weights_of
+from rvlr.data.stored import FILES
 from rvlr.errors import UserError
 from rvlr.faults import did_you_mean
 
@@ -31,7 +32,19 @@ def _missing(study: Study) -> list[str]:
             faults.append(str(error))
         except OSError as error:  # in a folder that may not be entered
             faults.append(f"{key}: {weights}: {error.strerror}; change its permissions or give another path")
+    for teacher, folders in study.stored_features().items():
+        for split, folder in folders.items():
+            faults += _features(f"teachers.{teacher}.features.{split}", folder)
     return faults + (_own_data(study.dataset, study) if isinstance(study.dataset, Custom) else [])
+
+
+def _features(key: str, folder: Path) -> list[str]:
+    """A folder of features that is not there, or lacks a file."""
+    faults = _absent(key, folder, Path.is_dir, "a folder of features")
+    if not faults:
+        for name in FILES:
+            faults += _absent(key, folder / name, Path.is_file, f"a folder with {', '.join(FILES)}")
+    return faults
 
 
 def _own_data(dataset: Custom, study: Study) -> list[str]:

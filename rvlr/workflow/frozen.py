@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rvlr import files
-from rvlr.config import Scoring, Study, TrainedTeacher, runs
+from rvlr.config import Scoring, StoredTeacher, Study, TrainedTeacher, runs
 from rvlr.errors import UserError
 
 Sections = Mapping[str, Mapping[str, Any]]
@@ -33,6 +33,8 @@ def sections(settings: Study) -> Sections:
         found["downloads"] = {"folder": str(settings.downloads)}
     found |= {runs.initial(name): model.model_dump(mode="json") for name, model in settings.models.items()}
     for name, teacher in settings.teachers.items():
+        if isinstance(teacher, StoredTeacher):  # what its features are, their files say
+            continue
         model = {"model": settings.teacher_model(name)} if isinstance(teacher, TrainedTeacher) else {}
         found[runs.teacher(name)] = teacher.model_dump(mode="json") | model
     for name, student in settings.students.items():

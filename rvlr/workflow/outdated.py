@@ -6,9 +6,11 @@ folder renamed, `.snakemake` deleted) and times of files say nothing then.
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rvlr import files, provenance
-from rvlr.config import Study
+from rvlr.config import Study, runs
+from rvlr.data import stored
 from rvlr.errors import UserError
 from rvlr.report import consistency
 from rvlr.workflow import frozen, places
@@ -22,7 +24,8 @@ def find(settings: Study, sections: frozen.Sections, results: Path, evaluations:
     that Snakemake replaces.
     """
     places.check_folders(results)
-    outdated = frozen.differing(sections, results / "config") + _replaced_captions(settings, results)
+    outdated = frozen.differing(sections, results / "config")
+    outdated += [*_replaced_captions(settings, results), *_replaced_features(settings, results)]
     if not outdated:
         mismatches = list(_mismatches(evaluations))
         wrong = [mismatch for mismatch in mismatches if not mismatch.outdated]
@@ -43,6 +46,24 @@ def _replaced_captions(settings: Study, results: Path) -> list[Path]:
     except UserError:
         return [record]
     return [record] if digest != provenance.sha256(captions) else []
+
+
+def _replaced_features(settings: Study, results: Path) -> Iterator[Path]:
+    """The indices of copies of features that are not those there are now, whatever the times of the files."""
+    for teacher, folders in settings.stored_features().items():
+        for split, copies in (("train", "features"), ("test", "features-test")):
+            found = [results / f"seed{seed}" / runs.teacher(teacher) / copies / "index.json" for seed in settings.seeds]
+            made = [path for path in found if path.exists()]
+            digests = stored.digests(folders[split]) if made and split in folders else None
+            yield from (path for path in made if digests is not None and _copied(path) != digests)
+
+
+def _copied(index: Path) -> Any:
+    """The digests of the files that features were copied from; None if they were not copied."""
+    try:
+        return files.read_json(index).get("stored")
+    except UserError:
+        return None
 
 
 def _mismatches(evaluations: Iterable[Path]) -> Iterator[consistency.Mismatch]:

@@ -49,6 +49,8 @@ def _user_paths(settings: Study) -> dict[str, Path]:
     paths |= {f"dataset.{key}": path for key, path in settings.dataset.own_files.items()}
     existing = {name: source.existing for name, source in settings.sources.items() if source.existing is not None}
     paths |= {f"sources.{name}.existing": path for name, path in existing.items()}
+    for teacher, folders in settings.stored_features().items():
+        paths |= {f"teachers.{teacher}.features.{split}": folder for split, folder in folders.items()}
     return paths | {key: Path(weights) for key, weights in weights_of(settings)}
 
 

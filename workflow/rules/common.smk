@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 try:
     from rvlr.config import runs
     from rvlr.config.sources import SOURCES
+    from rvlr.data import stored
     from rvlr.data.records import SPLITS
     from rvlr.errors import UserError
     from rvlr.workflow import frozen, given, outdated
@@ -92,6 +93,10 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+# The teachers whose features are extracted here.
+EXTRACTED = [
+    name for name in SETTINGS.teachers if name not in SETTINGS.stored_features()
+]
 # The runs whose models are evaluated; of other teachers it is features.
 RUNS_WITH_MODELS = [*map(runs.initial, SETTINGS.models), *SETTINGS.trained_runs()]
 
@@ -264,6 +269,16 @@ def trained_teacher(wildcards):
     if not is_trained(wildcards.teacher):
         return []
     return f"{run_folder(wildcards, runs.teacher(wildcards.teacher))}/model"
+
+
+def stored_features_of(split):
+    """The function that gives the files of features from elsewhere."""
+
+    def files_of(wildcards):
+        folder = SETTINGS.stored_features()[wildcards.teacher][split]
+        return [str(folder / name) for name in stored.FILES]
+
+    return files_of
 
 
 def model_option(wildcards, input):

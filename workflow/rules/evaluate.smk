@@ -33,7 +33,12 @@ rule evaluate_model:
 rule evaluate_features:
     input:
         config="results/{dataset}/config/evaluation.yaml",
-        features=rules.extract_test_features.output,
+        features=multiext(
+            "results/{dataset}/seed{seed}/teacher-{teacher}/features-test/",
+            "image.npy",
+            "text.npy",
+            "index.json",
+        ),
         split="results/{dataset}/splits/test.jsonl",
         relevance="results/{dataset}/relevance/test.npy",
         about="results/{dataset}/relevance/test.json",
