@@ -14,7 +14,10 @@ from pictures import coloured, pixels_of
 from rvlr.errors import UserError
 from rvlr.evaluation.inputs import OF_FEATURES
 from rvlr.evaluation.record import numbers_sha256
-from rvlr.report import compare, figures, results, style, tables
+from rvlr.report import compare, differences, figures, results, style, tables
+from rvlr.report.compare import Comparison, Difference
+from rvlr.report.consistency import Counts
+from rvlr.report.results import Results
 
 CROSS = [f"{direction}_{what}" for direction in ("i2t", "t2i") for what in ("r@1", "r@5", "r@10", "mean")]
 LISTS = [f"{direction}_ndcg@{k}" for direction in ("i2i", "t2t", "i2it", "t2it") for k in (10, 20, 50)]
@@ -418,9 +421,60 @@ def test_figures_are_reproducible(evaluate: Evaluate, tmp_path: Path) -> None:
     metrics = {"student-b": log_of(tmp_path / "m.jsonl", {"itc": 3.0, "kd": 0.01}, [10, 30, 20])}
     for number in (1, 2):
         figures.plot_three_ways(results.read(paths), tmp_path / f"bars{number}.png")
+        differences.plot_differences(results.read(paths), tmp_path / f"differences{number}.png")
         figures.plot_losses(metrics, tmp_path / f"losses{number}.png")
+    assert (tmp_path / "differences1.png").read_bytes() == (tmp_path / "differences2.png").read_bytes()
     assert (tmp_path / "bars1.png").read_bytes() == (tmp_path / "bars2.png").read_bytes()
     assert (tmp_path / "losses1.png").read_bytes() == (tmp_path / "losses2.png").read_bytes()
+
+
+def compared(differences: dict[str, tuple[float, float]], p: float = 0.001) -> Results:
+    """Results of runs whose differences from `teacher-a` are all (low, high)."""
+    sources = [{run: {0: (Path(), {})} for run in ("teacher-a", *differences)}]
+    found = Results("test", Counts(images=9, captions=18), [], frozenset(), sources, [], {}, {})
+    found.__dict__["comparisons"] = [
+        Comparison(
+            run,
+            "teacher-a",
+            [0, 1],
+            [0, 1],
+            9,
+            ["images", "seeds"],
+            dict.fromkeys(METRICS, Difference((low + high) / 2, low, high, p, ((low + high) / 2,), p)),
+        )
+        for run, (low, high) in differences.items()
+    ]
+    return found
+
+
+def test_differences_are_drawn_to_scale(tmp_path: Path) -> None:
+    shown = {"student-a": (-2.0, 0.0), "student-b": (1.0, 5.0), "student-c": (-4.0, -3.0)}
+    differences.plot_differences(compared(shown), tmp_path / "all.png")
+    pixels = pixels_of(tmp_path / "all.png")[:-150]  # above the legend
+    spans = []
+    for colour in style.RUN_COLOURS[1:4]:  # the first is that of the reference
+        rows, columns = coloured(pixels, colour).nonzero()
+        assert len(set(rows // 8)) >= 7  # one line a metric
+        spans.append((columns.min(), columns.max()))
+    lengths = [last - first for first, last in spans]
+    assert lengths[1] / lengths[0] == pytest.approx(2, rel=0.05)
+    assert lengths[2] / lengths[0] == pytest.approx(0.5, rel=0.05)
+    assert spans[2][1] < spans[0][0] < spans[0][1] < spans[1][0]
+
+
+def test_significant_differences_are_filled(tmp_path: Path) -> None:
+    counts = []
+    for p in (0.001, 0.2):
+        differences.plot_differences(compared({"student-a": (1.0, 2.0)}, p), tmp_path / "one.png")
+        counts.append(coloured(pixels_of(tmp_path / "one.png"), style.RUN_COLOURS[1]).sum())
+    assert counts[0] > counts[1] + 7 * 40
+
+
+def test_one_run_has_no_differences_to_draw(evaluate: Evaluate, tmp_path: Path) -> None:
+    found = results.read([evaluate("initial-a"), evaluate("teacher-a")])
+    with pytest.raises(UserError, match=r"needs two trained runs .*found initial-a, teacher-a"):
+        differences.plot_differences(found, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_losses_show_the_terms_of_each_run(tmp_path: Path) -> None:

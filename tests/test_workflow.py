@@ -42,7 +42,13 @@ def test_everything_is_made(finished: Path) -> None:
         assert found["provenance"]["packages"]["torch"]
         assert found["inputs"].keys() == {"split_checksum", "relevance_sha256", "model_sha256"}
         assert found["outputs"].keys() == {"rankings_sha256", "numbers_sha256"}
-    for name in ("summary.csv", "summary.md", "figures/losses.png", "figures/three-ways.png"):
+    for name in (
+        "summary.csv",
+        "summary.md",
+        "figures/losses.png",
+        "figures/three-ways.png",
+        "figures/differences.png",
+    ):
         assert (results / name).stat().st_size > 0
     assert (results / "figures/student-a-cross-modal.png").exists()
     assert list(results.glob("logs/**/*.log"))
@@ -62,6 +68,7 @@ def test_changing_a_students_weight_reruns_that_student_alone(finished: Path) ->
             "evaluate_model student-b",
             "draw_sheets student-b",
             "plot_losses",
+            "plot_differences",
             "plot_three_ways",
             "summarise",
             "all",
@@ -84,6 +91,7 @@ def test_changing_the_candidates_only_evaluates_again(finished: Path) -> None:
         "freeze_config",
         "evaluate_model",
         "draw_sheets",
+        "plot_differences",
         "plot_three_ways",
         "summarise",
         "all",
@@ -167,7 +175,7 @@ def forget(folder: Path) -> None:
         os.utime(path, (1_700_000_000, 1_700_000_000))
 
 
-TABLES = ["plot_three_ways", "summarise", "all"]
+TABLES = ["plot_differences", "plot_three_ways", "summarise", "all"]
 SHEETS = ["draw_sheets student-a", "draw_sheets student-b", "draw_sheets teacher-t"]
 EVALUATED = [f"evaluate_model {run}" for run in ("initial-base", "student-a", "student-b", "teacher-t")]
 STUDENTS = ["train_student a", "train_student b"]

@@ -63,6 +63,20 @@ def plot_three_ways(
 
 
 @app.command()
+def plot_differences(
+    evaluations: Evaluations,
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Draw the differences between trained runs with their intervals."""
+    log.setup(log_file)
+    check_paths({"EVALUATIONS": evaluations, "--log-file": log_file}, {"--output": output})
+    from rvlr.report import differences, results
+
+    differences.plot_differences(results.read(evaluations), output)
+
+
+@app.command()
 def draw_sheets(
     rankings: Annotated[Path, typer.Option(help="eval/rankings.npz of a run.")],
     split: Annotated[Path, typer.Option(help="The split that the rankings are of, .jsonl.")],

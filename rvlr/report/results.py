@@ -8,12 +8,14 @@ Evaluations of different data are refused, and so is an evaluation that does not
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rvlr.config import runs
 from rvlr.errors import UserError
 from rvlr.evaluation.inputs import OF_FEATURES
 from rvlr.report import compare, consistency
+from rvlr.report.compare import Comparison
 from rvlr.report.consistency import RANKINGS, Counts, Evaluation
 
 PROTOCOL = "corrected"  # the protocol whose values are kept for every query
@@ -48,27 +50,29 @@ class Results:
     diagnostics: run -> name -> score, see `rvlr.evaluation.diagnostics`; no names in evaluations of older versions.
     features: the runs that are raw features, which no training made; they have the single-modal metrics alone, and are
     not in `diagnostics`.
-    sources: run -> seed -> its rankings and its numbers of `PROTOCOL`, {} if the evaluations lack that protocol.
+    sources: one for each split of the data, usually one; run -> seed -> its rankings and its numbers of `PROTOCOL`, {}
+    if the evaluations lack that protocol. folders: where the results of several splits were pooled from, else empty.
     """
 
     split: str
     counts: Counts
     notes: list[str]
     features: frozenset[str]
-    sources: compare.Sources
+    sources: Sequence[compare.Sources]
     commits: list[str | None]
     scores: dict[str, dict[str, dict[str, Score]]]
     diagnostics: dict[str, dict[str, Score]]
+    folders: Sequence[Path] = ()
 
     @property
     def seeds(self) -> dict[str, list[int]]:
         """The seeds of each run."""
-        return {run: sorted(seeds) for run, seeds in self.sources.items()}
+        return {run: sorted(seeds) for run, seeds in self.sources[0].items()}
 
     @property
     def runs(self) -> list[str]:
         """The names of all runs, in order."""
-        return list(self.sources)
+        return list(self.sources[0])
 
     def is_trained(self, run: str) -> bool:
         """Whether a run is the result of a training."""
@@ -77,7 +81,14 @@ class Results:
     @property
     def all_seeds(self) -> list[int]:
         """The seeds of all runs together."""
-        return sorted({seed for seeds in self.sources.values() for seed in seeds})
+        return sorted({seed for seeds in self.sources[0].values() for seed in seeds})
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """The differences between trained runs; none without the protocol `PROTOCOL`. Raises UserError as
+        `compare.compare_runs`, which reads the rankings if there is more than one trained run."""
+        shown = [metric for columns in HEADLINES for metric in columns.values()]
+        return compare.compare_runs(self.sources, shown) if PROTOCOL in self.scores else []
 
 
 def read(evaluations: Sequence[Path]) -> Results:
@@ -102,7 +113,7 @@ def read(evaluations: Sequence[Path]) -> Results:
         counts=first.counts,
         notes=first.notes,
         features=frozenset(one.run for _, one in read if one.is_of_features),
-        sources=sources,
+        sources=[sources],
         commits=list(dict.fromkeys(one.provenance.commit for _, one in read)),
         scores={
             protocol: {

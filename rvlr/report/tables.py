@@ -12,7 +12,6 @@ import pandas as pd
 
 from rvlr import files
 from rvlr.evaluation.metrics import NDCG_CUTOFFS, RECALL_CUTOFFS
-from rvlr.report import compare
 from rvlr.report.compare import Comparison
 from rvlr.report.results import HEADLINES, PROTOCOL, Results, Score
 
@@ -79,12 +78,11 @@ def summarise(results: Results, csv: Path, comparisons: Path, markdown: Path) ->
     """Write three files: `csv`, every metric of every run and protocol; `comparisons`, a CSV of every difference
     between trained runs; `markdown`, the three-way tables with the most important differences.
 
-    Raises UserError as `compare.compare_runs`, which reads the rankings if there is more than one trained run.
+    Raises UserError as `Results.comparisons`.
     """
-    compared = compare.compare_runs([results.sources], SHOWN.values()) if PROTOCOL in results.scores else []
-    for path, frame in ((csv, _frame(results)), (comparisons, _comparison_frame(compared))):
+    for path, frame in ((csv, _frame(results)), (comparisons, _comparison_frame(results.comparisons))):
         files.write_text(path, frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
-    files.write_text(markdown, "\n".join([*_markdown(results), *_differences(compared)]) + "\n")
+    files.write_text(markdown, "\n".join([*_markdown(results), *_differences(results.comparisons)]) + "\n")
 
 
 def _frame(results: Results) -> pd.DataFrame:

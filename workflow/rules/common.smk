@@ -354,8 +354,10 @@ def summary_files():
 
 
 def figure_files():
-    """The figures; sheets show the first seed."""
+    """The figures; sheets show the first seed, and differences need two trained runs."""
     figures = [f"{RESULTS}/figures/losses.png", f"{RESULTS}/figures/three-ways.png"]
+    if len(SETTINGS.trained_runs()) > 1:
+        figures.append(f"{RESULTS}/figures/differences.png")
     if SETTINGS.evaluation.queries_shown:
         kinds = ("cross-modal", "single-modal")
         figures += expand(

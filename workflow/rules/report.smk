@@ -67,6 +67,27 @@ rule plot_three_ways:
         "python -m rvlr plot-three-ways {input.evaluations} --output {output} --log-file {log}"
 
 
+rule plot_differences:
+    input:
+        shown="results/{dataset}/config/report.yaml",
+        evaluations=evaluation_files(),
+        rankings=rankings_files(),
+    output:
+        report(
+            "results/{dataset}/figures/differences.png",
+            caption="../report/differences.rst",
+            category="Figures",
+        ),
+    log:
+        "results/{dataset}/logs/plot-differences.log",
+    benchmark:
+        "results/{dataset}/benchmarks/plot-differences.tsv"
+    conda:
+        "../envs/rvlr.yaml"
+    shell:
+        "python -m rvlr plot-differences {input.evaluations} --output {output} --log-file {log}"
+
+
 rule draw_sheets:
     input:
         shown="results/{dataset}/config/sheets.yaml",
