@@ -21,12 +21,15 @@ from rouge_score.tokenize import tokenize
 
 from rvlr import arrays, config, environment, files, ownership, provenance
 from rvlr.data.records import Split
+from rvlr.datasets import shapes
+from rvlr.datasets.shapes.similarity import similarity
 from rvlr.errors import UserError, show
 from rvlr.log import Progress, logger
 
 Tokens = tuple[str, ...]
 CAPTIONS_AT_ONCE = 128
 BETA = 1.2
+SCENES = "scenes"  # what the .json names as the scorer of a matrix by scenes
 MOST_WITHOUT_WORDS = 0.01  # of a split's captions; among the 65,090 of the public val and test splits there is none
 _SURROGATES = range(0xD800, 0xE000)
 
@@ -40,6 +43,25 @@ def write(split: Split, section: config.Relevance, output: Path) -> None:
     clear(output)
     compute(split.captions, split.offsets, output, section.scorer, section.stemmer)
     describe(split, section, output)
+
+
+def write_scenes(split: Split, section: config.Shapes, output: Path) -> None:
+    """Write the relevance of a split by its scenes, in the same form: `rel(c, j)` is how much the scenes of caption c's
+    image and of image j have in common, whatever the caption says of its own.
+
+    section: what the split was made with. Raises UserError if the split is another one, or if the disk is too small.
+    """
+    scenes = shapes.scenes_of(section, split)
+    clear(output)
+    progress, counts, first = Progress("scene relevance", len(scenes), "images"), np.diff(split.offsets), 0
+    with files.atomic_file(output) as temporary:
+        matrix = arrays.create(temporary, (len(split.captions), len(scenes)))
+        for rows in similarity(scenes):
+            last = first + len(rows)
+            matrix[split.offsets[first] : split.offsets[last]] = np.repeat(rows, counts[first:last], axis=0)
+            progress.update(first := last)
+        matrix.flush()
+    _describe(split, output, {"scorer": SCENES})
 
 
 def outputs(output: Path) -> list[Path]:
@@ -61,12 +83,15 @@ def clear(output: Path) -> None:
 
 def describe(split: Split, section: config.Relevance, output: Path, **more: Any) -> None:
     """Write the .json beside the relevance matrix `output`, by which `read` checks that it belongs to a split."""
+    _describe(split, output, {"scorer": section.scorer, "stemmer": section.stemmer}, **more)
+
+
+def _describe(split: Split, output: Path, made: dict[str, Any], **more: Any) -> None:
     counts = np.diff(split.offsets)
     files.write_json(
         output.with_suffix(".json"),
         {
-            "scorer": section.scorer,
-            "stemmer": section.stemmer,
+            **made,
             "captions_per_image": {"least": int(counts.min()), "most": int(counts.max())},
             "offsets": split.offsets.tolist(),
             "checksum": split.checksum,
@@ -77,16 +102,19 @@ def describe(split: Split, section: config.Relevance, output: Path, **more: Any)
     )
 
 
-def read(path: Path, split: Split) -> np.ndarray:
+def read(path: Path, split: Split, by_scenes: bool = False) -> np.ndarray:
     """Memory-map the relevance matrix (captions, images) of a split, read-only.
 
-    Raises UserError if the files are missing, were made from other captions than those of the split, or have changed
-    since they were written.
+    Raises UserError if the files are missing, were made from other captions than those of the split, by scenes where
+    words are wanted or the other way round, or have changed since they were written.
     """
     try:
         about = files.read_json(path.with_suffix(".json"))
         if about.get("checksum") != split.checksum:
             raise UserError(f"{path}: made from other captions than those of the split {split.name!r}")
+        if (about.get("scorer") == SCENES) != by_scenes:
+            wanted, found = ("scenes", "words") if by_scenes else ("words", "scenes")
+            raise UserError(f"{path}: relevance by {found} found, by {wanted} expected")
         return arrays.load(path, (len(split.captions), len(split.records)), about.get("matrix"))
     except UserError as error:
         raise UserError(f"{error}; run the relevance stage again") from None

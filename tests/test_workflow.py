@@ -19,6 +19,9 @@ from conftest import ROOT, TINY_MODEL
 from storm import snapshot
 from study import SETTINGS, changed, fails, module, plan, run, snakemake
 
+from rvlr.errors import UserError
+from rvlr.report import results
+
 pytestmark = pytest.mark.slow
 
 
@@ -205,6 +208,10 @@ FROM_THE_DATA = [*FROM_THE_TEACHER, EVALUATED[0], "initialise_model"]
             {"evaluation": {**SETTINGS["evaluation"], "relevance": {"stemmer": True}}},
             ["freeze_config relevance", "compute_relevance", *EVALUATED, *SHEETS, *TABLES],
         ),
+        (
+            {"evaluation": {**SETTINGS["evaluation"], "scene_relevance": True}},
+            ["freeze_config evaluation", "compute_scene_relevance", *EVALUATED, *SHEETS, *TABLES],
+        ),
         ({"teachers": {"t": {"weights": {"itc": 3}}}}, ["freeze_config teacher-t", *FROM_THE_TEACHER]),
         (
             {"models": {"base": {**TINY_MODEL, "embed_dim": 4}}},
@@ -230,6 +237,25 @@ def test_another_seed_is_planned_and_shown_alone(copied: Path) -> None:
     planned = plan(copied, changed(seeds=[0, 1]))
     assert planned["freeze_config report"] == planned["plot_losses"] == 1
     assert planned["freeze_config sheets"] == planned["draw_sheets student-a"] == 0
+
+
+def test_models_are_judged_by_scenes_on_demand(finished: Path, tmp_path: Path) -> None:
+    """Nothing else is made again, and a matrix that was changed since is noticed."""
+    folder = tmp_path / "judged"
+    shutil.copytree(finished, folder, symlinks=True)
+    settings = changed(evaluation={**SETTINGS["evaluation"], "scene_relevance": True})
+    assert "protocol corrected/scenes" in run(folder, settings)
+    assert plan(folder, settings) == Counter()
+    summary = (folder / "results/shapes/summary.md").read_text()
+    assert "## Protocol `corrected/scenes`" in summary
+    assert (finished / "results/shapes/summary.md").read_text().split("## Protocol")[1] in summary
+    dataset = {**SETTINGS["dataset"], "imbalance": 0.5}
+    assert plan(folder, {**settings, "dataset": dataset})["compute_scene_relevance"] == 1
+    assert plan(folder, SETTINGS).keys() == {"freeze_config evaluation", *EVALUATED, *SHEETS, *TABLES}
+    matrix = folder / "results/shapes/relevance/scenes-test.npy"
+    matrix.write_bytes(matrix.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(UserError, match=rf"made from another scene relevance than {matrix} "):
+        results.read([folder / "results/shapes/seed0/student-a/eval/test.json"])
 
 
 @pytest.mark.parametrize("content", ["kd: 1\n", "", "a: [", None])

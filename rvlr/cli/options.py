@@ -74,6 +74,9 @@ StartModel = Annotated[Path, typer.Option(help="Model folder to start from.")]
 ValRelevance = Annotated[
     Path | None, typer.Option(help="Relevance matrix of the val split, .npy, where training.selected_by is balanced.")
 ]
+Scenes = Annotated[
+    Path | None, typer.Option(help="Relevance matrix by scenes, .npy, where the section has scene_relevance: true.")
+]
 Resume = Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")]
 Run = Annotated[
     str, typer.Option(parser=run_name, metavar="RUN", help="Name of the run in the results, such as student-rvlr.")

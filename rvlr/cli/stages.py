@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rvlr import config, log
+from rvlr import config, files, log
 from rvlr.cli.options import (
     App,
     Captions,
@@ -20,6 +20,7 @@ from rvlr.cli.options import (
     Output,
     Resume,
     Run,
+    Scenes,
     Seed,
     Splits,
     StartModel,
@@ -95,6 +96,25 @@ def relevance(
     given = {"--captions": captions, "--config": config_file, "--log-file": log_file}
     check_paths(given, {"--output": stage.outputs(output)})
     stage.write(read_captions(captions, captions_per_image), section, output)
+
+
+@app.command()
+def scene_relevance(
+    split: Annotated[Path, typer.Option(help="A split of the data set shapes, .jsonl.")],
+    output: Output,
+    log_file: LogFile = None,
+) -> None:
+    """Compute the relevance matrix of captions and images from their scenes. Only shapes knows those."""
+    log.setup(log_file)
+    from rvlr import relevance as stage
+    from rvlr.data.records import read_split
+
+    check_paths({"--split": split, "--log-file": log_file}, {"--output": stage.outputs(output)})
+    read, about = read_split(split), split.parent / "dataset.json"
+    settings = files.read_json(about).get("settings")
+    if not isinstance(settings, dict) or settings.get("kind") != "shapes":
+        raise UserError(f"{split}: not of the data set shapes, whose scenes alone are known; give a split of it")
+    stage.write_scenes(read, config.parse(settings, f"{about}: settings", config.Shapes), output)
 
 
 @app.command()
@@ -237,19 +257,21 @@ def evaluate(
     train: Annotated[
         Path | None, typer.Option(help="The training split, .jsonl, for the mean embeddings of centred rankings.")
     ] = None,
+    scenes: Scenes = None,
     log_file: LogFile = None,
 ) -> None:
     """Evaluate a model three ways. Writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
     log.setup(log_file)
     section = config.load(config_file, config.Scoring)
+    _check_scenes(section, config_file, scenes)
     given = {"--config": config_file, "--model": model, "--train": train, "--split": split, "--relevance": relevance}
     made = [output / f"{split.stem}.json", output / "rankings.npz"]
-    check_paths({**given, "--log-file": log_file}, {"--output": made})
+    check_paths({**given, "--scenes": scenes, "--log-file": log_file}, {"--output": made})
     from rvlr import devices
     from rvlr.evaluation import stage
 
     devices.lease(1)
-    stage.evaluate(section, run, seed, model, split, relevance, output, train)
+    stage.evaluate(section, run, seed, model, split, relevance, output, train, scenes)
 
 
 @app.command()
@@ -261,14 +283,22 @@ def evaluate_features(
     split: Annotated[Path, typer.Option(help="The split to evaluate on, .jsonl.")],
     relevance: Annotated[Path, typer.Option(help="Relevance matrix of that split, .npy.")],
     output: Output,
+    scenes: Scenes = None,
     log_file: LogFile = None,
 ) -> None:
     """Evaluate a teacher's raw features within each modality. Writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
     log.setup(log_file)
     section = config.load(config_file, config.Scoring)
+    _check_scenes(section, config_file, scenes)
     given = {"--config": config_file, "--features": features, "--split": split, "--relevance": relevance}
     made = [output / f"{split.stem}.json", output / "rankings.npz"]
-    check_paths({**given, "--log-file": log_file}, {"--output": made})
+    check_paths({**given, "--scenes": scenes, "--log-file": log_file}, {"--output": made})
     from rvlr.evaluation import features as raw
 
-    raw.evaluate(section, run, seed, features, split, relevance, output)
+    raw.evaluate(section, run, seed, features, split, relevance, output, scenes)
+
+
+def _check_scenes(section: config.Scoring, config_file: Path, scenes: Path | None) -> None:
+    if section.scene_relevance != (scenes is not None):
+        fix = "leave it out" if scenes else "give the matrix that rvlr scene-relevance writes"
+        raise UserError(f"--scenes: {config_file} has scene_relevance: {str(section.scene_relevance).lower()}; {fix}")

@@ -81,13 +81,19 @@ def _alike(group: str, names: Iterable[str]) -> list[str]:
 
 def late(study: "Study") -> list[str]:
     """Faults of a validated study that would end it only after hours: weights that are not fetched, since they are not
-    below the folder of downloads; subsets as large as the test split; a batch larger than the training split."""
+    below the folder of downloads; subsets as large as the test split; scenes of a data set that does not know them; a
+    batch larger than the training split."""
     faults = []
     for key, weights in weights_of(study):
         path = Path(weights)
         if path.is_relative_to(DOWNLOADS) and study.downloads != DOWNLOADS and not path.exists():
             wanted = study.downloads / path.relative_to(DOWNLOADS)
             faults.append(f"{key}: {path} would not be fetched, since downloads is {study.downloads}; write {wanted}")
+    if study.evaluation.scene_relevance and not study.dataset.knows_scenes:
+        faults.append(
+            f"evaluation.scene_relevance: true, but what images show is known of the data set shapes alone, not of "
+            f"{study.dataset.kind!r}; leave it out"
+        )
     return faults + subsets(study.evaluation.subsets, study.dataset.test_images) + _batches(study)
 
 

@@ -37,6 +37,8 @@ class Dataset(Section):
         name: str
     makes_images: ClassVar[bool] = False
     """Whether the preparation makes the images, too."""
+    knows_scenes: ClassVar[bool] = False
+    """Whether what its images show is known, see `rvlr.relevance.write_scenes`."""
 
     @property
     def module(self) -> str:
@@ -87,6 +89,7 @@ class Shapes(Dataset):
 
     title = "a data set's section"
     makes_images = True
+    knows_scenes = True
     kind: Literal["shapes"] = "shapes"
     """Rendered scenes, made on the spot."""
     name: Name = "shapes"

@@ -45,6 +45,9 @@ class Scoring(Section):
     """Smaller galleries that are measured as well. `first-1000`: the first 1,000 images and their captions, the
     paper's COCO 1K. `folds-1000`: the mean over as many disjoint thousands as there are, the COCO 1K of other
     papers."""
+    scene_relevance: bool = False
+    """`true`: the lists are also judged by what the scenes have in common, as protocol `corrected/scenes`, beside the
+    relevance by words; only for the data set `shapes`, whose scenes are known."""
     batch_size: Batch = 64
     """Images encoded at a time; four times as many captions."""
     workers: Workers = 4

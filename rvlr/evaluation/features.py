@@ -14,23 +14,32 @@ from rvlr.data.records import read_split
 from rvlr.errors import UserError, show
 from rvlr.evaluation import corrected, paper, record, subsets
 from rvlr.evaluation.inputs import Inputs, Result
+from rvlr.evaluation.protocols import judge
 
 PROTOCOLS = {"corrected": corrected.single_modal, "paper": paper.single_modal}
 """The single-modal part of each protocol of the stage `evaluate`."""
 
 
 def evaluate(
-    section: config.Scoring, run: str, seed: int, folder: Path, split_file: Path, matrix: Path, output: Path
+    section: config.Scoring,
+    run: str,
+    seed: int,
+    folder: Path,
+    split_file: Path,
+    matrix: Path,
+    output: Path,
+    scenes: Path | None = None,
 ) -> None:
     """Evaluate stored features of a split, see `rvlr.data.features`, by their cosines.
 
-    run, seed: those of the teacher, for the record. matrix: the split's relevance, see `rvlr.relevance`. Raises
-    UserError for inputs that do not belong together, for a feature that is all zeros, and for subsets that the split is
-    too small for.
+    run, seed: those of the teacher, for the record. matrix: the split's relevance, see `rvlr.relevance`. scenes:
+    its relevance by scenes, for protocol `corrected/scenes`. Raises UserError for inputs that do not belong together,
+    for a feature that is all zeros, and for subsets that the split is too small for.
     """
     split = read_split(split_file)
     parts = subsets.ranges(section.subsets, len(split.records))
     relevant = relevance.read(matrix, split)
+    by_scenes = None if scenes is None else relevance.read(scenes, split, by_scenes=True)
     features = read_features(folder, split)
     _check_directions(features.image, folder / "image.npy", [record.image for record in split.records])
     _check_directions(features.text, folder / "text.npy", split.captions)
@@ -43,7 +52,7 @@ def evaluate(
             relevant[captions, first:last],
             split.caption_image[captions] - first,
         )
-        return {name: protocol(inputs) for name, protocol in PROTOCOLS.items()}
+        return judge(PROTOCOLS, inputs, None if by_scenes is None else by_scenes[captions, first:last])
 
     def numbers(first: int, last: int) -> dict[str, dict[str, float]]:
         return {name: result.numbers for name, result in results(first, last).items()}
@@ -51,7 +60,9 @@ def evaluate(
     whole = results(0, len(split.records))
     measured = {name: result.numbers for name, result in whole.items()} | subsets.measure(parts, numbers)
     digests = {"relevance_sha256": provenance.sha256(matrix), "features_sha256": checksum(folder)}
-    record.write(output, run, seed, split, split_file, section, digests, whole["corrected"], measured)
+    if scenes is not None:
+        digests["scenes_sha256"] = provenance.sha256(scenes)
+    record.write(output, run, seed, split, split_file, section, digests, whole, measured)
 
 
 def _check_directions(rows: np.ndarray, path: Path, items: list[str]) -> None:

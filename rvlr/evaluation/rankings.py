@@ -8,6 +8,7 @@ With it, figures, sheets and comparisons need no model. It has the arrays, for N
     DIRECTION_score (Q, depth)
     per_query/DIRECTION_query (Q,)     the queries that have a value
     per_query/NAME (Q,)                their values, of all numbers in `PER_QUERY`, and `DIRECTION_rank`
+    scenes/per_query/...               the same of protocol `corrected/scenes`, if that was measured
 """
 
 import zlib
@@ -24,6 +25,7 @@ from rvlr.data.records import Split, image_of_caption
 from rvlr.errors import UserError
 from rvlr.evaluation.inputs import PER_QUERY, Result
 
+SCENES = "scenes/"
 TOLERANCE = 1e-3
 """Between a number and the mean of its values, which are float32; both in percent."""
 
@@ -42,15 +44,17 @@ class Values:
     queries: dict[str, np.ndarray]
 
 
-def write(path: Path, split: Split, result: Result) -> None:
-    """Write the rankings and values of a result on a split."""
+def write(path: Path, split: Split, result: Result, scenes: Result | None = None) -> None:
+    """Write the rankings and values of a result on a split; of `scenes`, whose rankings are the same, the values."""
     arrays: dict[str, Any] = {"image_ids": np.array(_image_ids(split)), "caption_ids": np.array(split.caption_ids)}
     for direction, ranking in result.rankings.items():
         arrays[direction] = ranking.indices
         arrays[f"{direction}_query"] = ranking.queries
         arrays[f"{direction}_score"] = ranking.scores
-    arrays |= {f"per_query/{name}": values for name, values in result.per_query.items()}
-    arrays |= {f"per_query/{direction}_query": queries for direction, queries in result.queries.items()}
+    for prefix, one in (("", result), (SCENES, scenes)):
+        if one is not None:
+            arrays |= {f"{prefix}per_query/{name}": values for name, values in one.per_query.items()}
+            arrays |= {f"{prefix}per_query/{direction}_query": queries for direction, queries in one.queries.items()}
     with files.atomic_file(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
@@ -66,15 +70,16 @@ def read_lists(path: Path, split: Split, directions: Sequence[str]) -> dict[str,
     return {name: (arrays[f"{name}_query"], arrays[name]) for name in directions}
 
 
-def read_values(path: Path, numbers: Mapping[str, float]) -> Values:
-    """The values of every query; numbers: those of the evaluation beside the file, protocol `corrected`.
+def read_values(path: Path, numbers: Mapping[str, float], prefix: str = "") -> Values:
+    """The values of every query; numbers: those of the evaluation beside the file, protocol `corrected`, or protocol
+    `corrected/scenes` with the prefix `SCENES`.
 
     Raises UserError naming the file if it is missing or not readable, if values are not finite or do not fit their
     queries, or if they do not average to `numbers`.
     """
-    arrays = _load(
-        path, {_query(name): ("iu", 1) for name in PER_QUERY} | {f"per_query/{name}": ("f", 1) for name in PER_QUERY}
-    )
+    wanted = {prefix + _query(name): ("iu", 1) for name in PER_QUERY}
+    wanted |= {f"{prefix}per_query/{name}": ("f", 1) for name in PER_QUERY}
+    arrays = {name.removeprefix(prefix): array for name, array in _load(path, wanted).items()}
     indices = {image: index for index, image in enumerate(arrays["image_ids"].tolist())}
     owners = [indices.get(image_of_caption(caption), -1) for caption in arrays["caption_ids"].tolist()]
     if -1 in owners:

@@ -8,6 +8,7 @@ from rvlr import config, files, provenance
 from rvlr.data.records import Split
 from rvlr.evaluation import rankings
 from rvlr.evaluation.inputs import Result
+from rvlr.evaluation.protocols import SCENES
 from rvlr.log import logger
 
 MEASURED = ("counts", "notes", "protocols", "diagnostics")
@@ -27,18 +28,18 @@ def write(
     split_file: Path,
     section: config.Scoring,
     inputs: Mapping[str, str],
-    ranked: Result,
+    results: Mapping[str, Result],
     numbers: Mapping[str, Mapping[str, float]],
     diagnostics: Mapping[str, float] | None = None,
 ) -> None:
     """Write `rankings.npz`, of protocol `corrected`, and the record with the digest of it.
 
-    run, seed: of what was evaluated. inputs: digests by name. numbers: protocol -> name -> value.
-    diagnostics: name -> value, of models.
+    run, seed: of what was evaluated. inputs: digests by name. results: by protocol, on the whole split.
+    numbers: protocol -> name -> value, those of subsets too. diagnostics: name -> value, of models.
     """
     about = files.read_json(split_file.parent / "dataset.json")
     rankings_file = output / "rankings.npz"
-    rankings.write(rankings_file, split, ranked)
+    rankings.write(rankings_file, split, results["corrected"], results.get(SCENES))
     record: dict[str, Any] = {
         "run": run,
         "seed": seed,

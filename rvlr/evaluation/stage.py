@@ -14,6 +14,7 @@ from rvlr.data.records import Split, read_split
 from rvlr.evaluation import corrected, diagnostics, mixed, paper, record, subsets
 from rvlr.evaluation.encode import Encoded, encode
 from rvlr.evaluation.inputs import Inputs, Result
+from rvlr.evaluation.protocols import judge
 from rvlr.evaluation.scoring import device, score_encoded
 from rvlr.models.retrieval import RetrievalModel
 
@@ -30,16 +31,19 @@ def evaluate(
     matrix: Path,
     output: Path,
     train_file: Path | None = None,
+    scenes: Path | None = None,
 ) -> None:
     """Evaluate one model on one split and its subsets, with both protocols.
 
     run, seed: those of the model, for the record. matrix: the split's relevance, see `rvlr.relevance`. train_file: the
-    training split; without it there are no centred rankings, see `rvlr.evaluation.mixed`. Raises UserError for inputs
-    that do not belong together, and for subsets that the split is too small for.
+    training split; without it there are no centred rankings, see `rvlr.evaluation.mixed`. scenes: the split's relevance
+    by scenes, for protocol `corrected/scenes`. Raises UserError for inputs that do not belong together, and for subsets
+    that the split is too small for.
     """
     split = read_split(split_file)
     parts = subsets.ranges(section.subsets, len(split.records))
     relevant = relevance.read(matrix, split)
+    by_scenes = None if scenes is None else relevance.read(scenes, split, by_scenes=True)
     model = RetrievalModel.from_pretrained(model_folder)
     nn.Module.to(model, device())  # transformers' own `to` has no types
     means = None
@@ -47,25 +51,30 @@ def evaluate(
         means = mixed.training_means(model, read_split(train_file), section.batch_size, section.workers)
     encoded = encode(model, split, section.batch_size, section.workers)
 
-    def results(inputs: Inputs) -> dict[str, Result]:
-        found = {name: protocol(inputs) for name, protocol in PROTOCOLS.items()}
-        mixed.add(found["corrected"], inputs, means)
-        return found
+    def corrected_with_scales(inputs: Inputs) -> Result:
+        result = corrected.evaluate(inputs)
+        mixed.add(result, inputs, means)
+        return result
+
+    protocols = {**PROTOCOLS, "corrected": corrected_with_scales}
 
     def numbers_of(first: int, last: int) -> dict[str, dict[str, float]]:
         part = _part(encoded, split, relevant, first, last)
-        found = results(score_encoded(model, *part, section.candidates))
+        part_scenes = None if by_scenes is None else _part(encoded, split, by_scenes, first, last)[2]
+        found = judge(protocols, score_encoded(model, *part, section.candidates), part_scenes)
         return {name: result.numbers for name, result in found.items()}
 
     inputs = score_encoded(model, encoded, split.caption_image, relevant, section.candidates)
-    whole = results(inputs)
+    whole = judge(protocols, inputs, by_scenes)
     numbers = {name: result.numbers for name, result in whole.items()} | subsets.measure(parts, numbers_of)
     diagnosed = diagnostics.measure(inputs.image_units, inputs.text_units, split.caption_image)
     digests = {
         "relevance_sha256": provenance.sha256(matrix),
         "model_sha256": provenance.sha256(model_folder / "model.safetensors"),
     }
-    record.write(output, run, seed, split, split_file, section, digests, whole["corrected"], numbers, diagnosed)
+    if scenes is not None:
+        digests["scenes_sha256"] = provenance.sha256(scenes)
+    record.write(output, run, seed, split, split_file, section, digests, whole, numbers, diagnosed)
 
 
 def _part(

@@ -44,6 +44,7 @@ class _Inputs(_Record):
 
     split_checksum: str
     relevance_sha256: str
+    scenes_sha256: str | None = None
     model_sha256: str | None = None
     features_sha256: str | None = None
 
@@ -204,6 +205,7 @@ def evaluation_mismatches(path: Path, record: Evaluation, large: bool = True) ->
     sources: list[tuple[str, str | None, Path | None, Callable[[Path], str | None], bool]] = [
         ("split", inputs.split_checksum, folder.shared(f"splits/{record.split}.jsonl"), _checksum, False),
         ("relevance", inputs.relevance_sha256, folder.shared(f"relevance/{record.split}.npy"), _sha256, True),
+        ("scene relevance", inputs.scenes_sha256, folder.shared(f"relevance/scenes-{record.split}.npy"), _sha256, True),
         ("model", inputs.model_sha256, folder.own("config.yaml"), _recorded_model, False),
         ("model", inputs.model_sha256, folder.own("model/model.safetensors"), _sha256, True),
         ("features", inputs.features_sha256, folder.own("features-test/index.json"), _features, False),

@@ -166,6 +166,7 @@ def _comparable(evaluation: Evaluation) -> dict[str, object]:
         **{f"config.{key}": evaluation.config.get(key) for key in SETTINGS},
         "inputs.split_checksum": evaluation.inputs.split_checksum,
         "inputs.relevance_sha256": evaluation.inputs.relevance_sha256,
+        "inputs.scenes_sha256": evaluation.inputs.scenes_sha256,
         "protocols": sorted(evaluation.protocols),
     }
 

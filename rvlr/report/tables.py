@@ -54,7 +54,8 @@ NDCG = "NDCG@K: gain is the relevance (ROUGE-L between captions), discount is lo
 ABOUT_RANKS = "R-sum: the six recalls added up. Median rank: of the best right item, from 1; lower is better."
 PROTOCOLS = (
     "Protocol `paper` repeats the published evaluation with its errors; `corrected` is without them. `/first-N`: the "
-    "first N images alone; `/folds-N`: the mean over disjoint parts of N images."
+    "first N images alone; `/folds-N`: the mean over disjoint parts of N images. `/scenes`: the gain is what scenes "
+    "have in common."
 )
 ABOUT_SCALES = (
     "Mixed lists are ranked by standardised cosines; by other scales: by plain cosines, and by cosines of embeddings "

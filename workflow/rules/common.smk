@@ -325,6 +325,18 @@ def features_folder(wildcards, input):
 # --- results ---
 
 
+def scene_relevance(wildcards):
+    """The relevance by scenes, if models are judged by it, too."""
+    if not SETTINGS.evaluation.scene_relevance:
+        return []
+    return multiext(f"{RESULTS}/relevance/scenes-test", ".npy", ".json")
+
+
+def scenes_option(wildcards, input):
+    """The evaluation's option that names that matrix."""
+    return f"--scenes {input.scenes[0]}" if input.scenes else ""
+
+
 def evaluation_files():
     """Every test result of every seed."""
     return expand(

@@ -6,6 +6,7 @@ rule evaluate_model:
         split="results/{dataset}/splits/test.jsonl",
         relevance="results/{dataset}/relevance/test.npy",
         about="results/{dataset}/relevance/test.json",
+        scenes=scene_relevance,
         images=images_of_splits,
     output:
         metrics="results/{dataset}/seed{seed}/{run}/eval/test.json",
@@ -22,11 +23,12 @@ rule evaluate_model:
     resources:
         gpu=1,
     params:
+        scenes=scenes_option,
         output=subpath(output.metrics, parent=True),
     shell:
         "python -m rvlr evaluate --config {input.config} --run {wildcards.run} --seed {wildcards.seed} "
         "--model {input.model} --train {input.train} --split {input.split} --relevance {input.relevance} "
-        "--output {params.output} --log-file {log}"
+        "{params.scenes} --output {params.output} --log-file {log}"
 
 
 # What there is to preserve within each modality.
@@ -42,6 +44,7 @@ rule evaluate_features:
         split="results/{dataset}/splits/test.jsonl",
         relevance="results/{dataset}/relevance/test.npy",
         about="results/{dataset}/relevance/test.json",
+        scenes=scene_relevance,
     output:
         metrics="results/{dataset}/seed{seed}/teacher-{teacher}/eval/test.json",
         rankings="results/{dataset}/seed{seed}/teacher-{teacher}/eval/rankings.npz",
@@ -57,8 +60,9 @@ rule evaluate_features:
     params:
         run=lambda wildcards: runs.teacher(wildcards.teacher),
         features=features_folder,
+        scenes=scenes_option,
         output=subpath(output.metrics, parent=True),
     shell:
         "python -m rvlr evaluate-features --config {input.config} --run {params.run} --seed {wildcards.seed} "
         "--features {params.features} --split {input.split} --relevance {input.relevance} "
-        "--output {params.output} --log-file {log}"
+        "{params.scenes} --output {params.output} --log-file {log}"

@@ -37,7 +37,8 @@ random order. The first are a yardstick for images, not a bound: captions also d
 To study the method's claim, prepare the data set at several values and compare students with and without
 distillation by their single-modal NDCG. From -1 to 0 the captions, and so the relevance, are identical:
 numbers can be compared across values. Above 0 the relevance changes with the captions: compare models at one
-value only. Captions state places and colours, so train without flips and RandAugment, and with crops that keep
+value only, or by their scenes, which are the same at every value (`scene_relevance`, docs/METHOD.md, "Evaluation").
+Captions state places and colours, so train without flips and RandAugment, and with crops that keep
 nearly all.
 """
 
@@ -47,7 +48,7 @@ from random import Random
 
 from rvlr import files, log
 from rvlr.config import DOWNLOADS, Shapes
-from rvlr.data.records import SPLITS, Check, Record, write_splits
+from rvlr.data.records import SPLITS, Check, Record, Split, write_splits
 from rvlr.datasets.shapes import grammar
 from rvlr.datasets.shapes.grammar import Told
 from rvlr.datasets.shapes.scene import Scene, distinct_scenes, render, sample
@@ -85,6 +86,18 @@ def scenes(section: Shapes) -> dict[str, list[Scene]]:
                 scene = sample(section.seed, stream)
             seen.add(scene)
             drawn[name].append(scene)
+    return drawn
+
+
+def scenes_of(section: Shapes, split: Split) -> list[Scene]:
+    """The scenes of a split that `prepare` made with `section`, drawn again. UserError if its captions are others."""
+    drawn = scenes(section)[split.name]
+    written = [tuple(text for text, _ in captions(section, split.name, *scene)) for scene in enumerate(drawn)]
+    if written != [record.captions for record in split.records]:
+        raise UserError(
+            f"the split {split.name!r} has other captions than those of the scenes that its settings give; run the "
+            "prepare stage again"
+        )
     return drawn
 
 
