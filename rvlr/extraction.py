@@ -1,6 +1,6 @@
-"""Stage `extract`: the teacher's single-modal features of the training set, as memory-mapped .npy files.
+"""Stage `extract`: the teacher's single-modal features of a split, as memory-mapped .npy files.
 
-Input: a trained teacher's model folder, or a pair of single-modal models, and the training split. Output: the files of
+Input: a trained teacher's model folder, or a pair of single-modal models, and the split. Output: the files of
 `rvlr.data.features`, one row an image and one row a caption. Features are taken *before* the projections: image token 0
 and text [CLS]; docs/METHOD.md, "Training".
 """

@@ -25,6 +25,7 @@ STUDY["teachers"]["pair"] = {
     "vision": {"name": "resnet18"},
     "text": {"weights": "bert-base-uncased", "pooling": "mean"},
 }
+STUDY["teachers"]["stored"] = {"kind": "stored", "features": {"train": "features/train", "test": "features/test"}}
 STUDY["evaluation"]["relevance"] = {"scorer": "rouge-score"}
 THEIR_WORDS = re.compile(r"Input should|Value error|union_tag|pydantic|Field required|valid dictionary|ValidationError")
 VALUES = st.one_of(

@@ -132,6 +132,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"captions: 3 of the 6 captions of the split 'train' not found, the first being 'an oak'",
     ),
     "an image twice": (edit(images=["c", "b", "c", "a"]), r"images: entries 0 and 2 \(counted from 0\) are both 'c'"),
+    "an image by id and path": (
+        edit(images=["c", "a", "trees/a.jpg", "b"]),
+        r"images: the id 'a' and the path 'trees/a\.jpg' are of one image, and each names a row",
+    ),
     "too few names": (edit(images=["c", "b"]), r"images: 2 names, but .*image\.npy has 4 rows; give one a row"),
     "no captions": (
         edit(captions=...),

@@ -15,7 +15,7 @@ import numpy as np
 
 from rvlr import arrays, files, provenance
 from rvlr.data.features import PARTS, read_features, write_index
-from rvlr.data.records import Split
+from rvlr.data.records import Record, Split
 from rvlr.errors import UserError, show
 from rvlr.log import logger
 
@@ -98,10 +98,10 @@ def _by_name(folder: Path, index: Mapping[str, Any], split: Split) -> Rows:
         names = _check_names(index.get(key), key, len(opened[part]), str(path), f"give one a row; {_HELP}", where)
         # equal captions have equal features: the first row is taken
         places[part] = {same(name): row for row, name in reversed(list(enumerate(names)))}
-    wanted = [(record.image_id, record.image) for record in split.records]
-    image = [next((places["image"][name] for name in names if name in places["image"]), -1) for names in wanted]
+    image = [_place_of(record, places["image"], folder / "index.json") for record in split.records]
     text = [places["text"].get(_flat(caption), -1) for caption in split.captions]
-    for order, part, items in ((image, "image", [names[1] for names in wanted]), (text, "text", split.captions)):
+    paths = [record.image for record in split.records]
+    for order, part, items in ((image, "image", paths), (text, "text", split.captions)):
         lost = [item for row, item in zip(order, items, strict=True) if row < 0]
         if lost:
             key = _NAMES[part]
@@ -112,6 +112,17 @@ def _by_name(folder: Path, index: Mapping[str, Any], split: Split) -> Rows:
             )
     logger.info("%s: %d of %d rows are of this split", folder / "image.npy", len(set(image)), len(opened["image"]))
     return opened, {"image": np.array(image), "text": np.array(text)}
+
+
+def _place_of(record: Record, places: Mapping[str, int], path: Path) -> int:
+    """The row of an image by its id or its path, -1 if neither has one. Raises UserError if they have two."""
+    found = {places[name] for name in (record.image_id, record.image) if name in places}
+    if len(found) > 1:
+        raise UserError(
+            f"{path}: images: the id {show(record.image_id)} and the path {show(record.image)} are of one image, and "
+            "each names a row; name images by their ids alone, or by their paths"
+        )
+    return found.pop() if found else -1
 
 
 def _check_names(names: Any, key: str, rows: int, what: str, advice: str, where: str = "") -> list[str]:

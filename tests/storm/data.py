@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rvlr import store_features
 from storm import Case, World
 
 Arrange = Callable[[World, Path], list[str]]
@@ -267,6 +268,21 @@ def _features(change: Callable[[Path], Any], *options: str) -> Arrange:
     return arrange
 
 
+def _copied(change: Callable[[Path], Any]) -> Arrange:
+    """`copy-features` of a folder with names of its rows."""
+
+    def arrange(world: World, folder: Path) -> list[str]:
+        split, rng = world.data / "splits/train.jsonl", np.random.default_rng(0)
+        records = [json.loads(line) for line in split.read_text().splitlines()]
+        captions = [caption for record in records for caption in record["captions"]]
+        images = [record["image"] for record in records]
+        store_features(folder / "mine", rng.normal(size=(24, 6)), images, rng.normal(size=(48, 5)), captions)
+        change(folder / "mine")
+        return ["copy-features", "--features", "mine", "--split", str(split), "--output", "out"]
+
+    return arrange
+
+
 def _theirs(
     image: Callable[[np.ndarray], np.ndarray] = np.copy, text: Callable[[np.ndarray], np.ndarray] = np.copy
 ) -> Arrange:
@@ -355,6 +371,21 @@ ARRAYS = [
     Case("features: float64", _features(_values(np.float64, "text.npy")), (r"text\.npy: <f8 numbers found",)),
     Case(
         "features: no index", _features(lambda folder: (folder / "index.json").unlink()), (r"index\.json.*extract the",)
+    ),
+    Case("copy: NaN", _copied(_values(_with(np.nan, 7), "image.npy")), (r"mine/image\.npy: row 7 .* contains NaN",)),
+    Case(
+        "copy: a row too few", _copied(_values(lambda rows: rows[1:], "text.npy")), (r"48 names, but .* has 47 rows",)
+    ),
+    Case("copy: a pipe", _copied(_instead("text.npy", os.mkfifo)), (r"mine/text\.npy: a pipe",)),
+    Case(
+        "copy: an endless file",
+        _copied(_instead("index.json", lambda path: path.symlink_to("/dev/zero"))),
+        (r"mine/index\.json: ",),
+    ),
+    Case(
+        "copy: names nested too deeply",
+        _copied(lambda folder: (folder / "index.json").write_text('{"images": ' + "[" * 100_000)),
+        (r"mine/index\.json: ",),
     ),
     Case(
         "import: image rows shuffled",

@@ -51,6 +51,11 @@ def _extract(world: World, output: str) -> list[str]:
     return ["extract", *files, "--split", f"{world.data}/splits/train.jsonl", "--output", output]
 
 
+def _copy(world: World, output: str) -> list[str]:
+    files = ["--features", str(world.features), "--split", f"{world.data}/splits/train.jsonl"]
+    return ["copy-features", *files, "--output", output]
+
+
 def _evaluate(world: World, output: str) -> list[str]:
     files = ["--config", f"{world.sections}/evaluation.yaml", "--model", str(world.model)]
     more = ["--split", f"{world.data}/splits/test.jsonl", "--relevance", f"{world.relevance}/test.npy"]
@@ -196,6 +201,12 @@ CASES = [
     Case("prepare: images is a file", _user_file("mine/images", _prepare, "mine"), (FOREIGN, "mine/images")),
     Case("prepare: photographs inside the output", _own_photos("photos", "photos"), (APART, r"dataset\.images")),
     Case("prepare: output inside the photographs", _own_photos(".", "results"), (APART, r"dataset\.images")),
+    Case(
+        "copy-features: features of the user's",
+        _user_file("mine/text.npy", _copy, "mine"),
+        (FOREIGN, r"mine/text\.npy"),
+    ),
+    Case("copy-features: output is its input", lambda w, f: _copy(w, str(w.features)), (APART, "--features")),
     Case("data verify: output is a text of the user's", _among_mine(_verify, "notes.txt"), (FOREIGN, r"notes\.txt")),
     Case(
         "data verify: list of faults of the user's", _user_file("image-faults.txt", _verify, "stamp.json"), (FOREIGN,)
