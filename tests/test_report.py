@@ -232,7 +232,8 @@ def test_raw_features_have_a_row_with_dashes_and_are_never_called_trained(evalua
     assert markdown.count("A teacher with dashes is not trained here") == 1
     assert {row["run"] for row in rows_of(tmp_path / "c.csv")} == {"student-a"}
     rows = rows_of(tmp_path / "s.csv")
-    assert [*rows[0]][:7] == ["run", "protocol", "seeds", "split", "images", "captions", "i2t_r@1_mean"]
+    about = ["run", "protocol", "seeds", "split", "splits", "images", "captions"]
+    assert [*rows[0]][:8] == [*about, "i2t_r@1_mean"]
     assert (rows[0]["run"], rows[0]["i2t_r@1_mean"], rows[0]["t2t_ndcg@10_mean"]) == ("teacher-pair", "", "80.000000")
     line = next(line for line in tables.table(found).splitlines() if line.startswith("teacher-pair"))
     assert line.split() == ["teacher-pair", "–", "–", "–", "80.0", "80.0", "–", "–"]
@@ -292,7 +293,7 @@ def test_differences_name_the_seeds(evaluate: Evaluate, tmp_path: Path) -> None:
     paths = [evaluate(run, seed, 50 + seed) for run, seeds in runs.items() for seed in seeds]
     tables.summarise(results.read(paths), tmp_path / "s.csv", tmp_path / "c.csv", tmp_path / "s.md")
     markdown = (tmp_path / "s.md").read_text()
-    covers = "The interval covers the choice of test images and of seeds.\n"
+    covers = "The interval covers the choice of test images and seeds.\n"
     assert f"### student-a minus student-continued\n\nSeeds 0, 1 of both. {covers}" in markdown
     assert f"### teacher-a minus student-continued\n\nSeeds 3, 4 against seeds 0, 1. {covers}" in markdown
     assert "one seed" not in markdown

@@ -1,4 +1,4 @@
-"""`rvlr summarise`, `rvlr plot-...` and `rvlr draw-sheets`: tables and figures."""
+"""`rvlr summarise`, `rvlr pool`, `rvlr plot-...` and `rvlr draw-sheets`: tables and figures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +32,32 @@ def summarise(
     found = results.read(evaluations)
     tables.summarise(found, csv, comparisons, markdown)
     files.write_text(text, tables.table(found))
+
+
+@app.command()
+def pool(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of results, such as results/photos-0, two or more.")],
+    output: Annotated[Path, typer.Option(help="Folder to write: summary.{md,csv,txt}, comparisons.csv, figures/.")],
+    log_file: LogFile = None,
+) -> None:
+    """Pool the results of one study on several splits of the data: tables and figures over splits and seeds."""
+    log.setup(log_file)
+    summary = {name: output / f"summary.{name}" for name in ("csv", "md", "txt")}
+    comparisons, figures = output / "comparisons.csv", output / "figures"
+    bars, forest = figures / "three-ways.png", figures / "differences.png"
+    check_paths(
+        {"FOLDERS": folders, "--log-file": log_file}, {"--output": [*summary.values(), comparisons, bars, forest]}
+    )
+    from rvlr.report import differences, tables
+    from rvlr.report.figures import plot_three_ways
+    from rvlr.report.pool import read
+
+    found = read(folders)
+    tables.summarise(found, summary["csv"], comparisons, summary["md"])
+    plot_three_ways(found, bars)
+    if found.comparisons:
+        differences.plot_differences(found, forest)
+    files.write_text(summary["txt"], tables.table(found))
 
 
 @app.command()

@@ -161,7 +161,7 @@ class RunFolder:
         wanted = files.read_yaml(frozen)
         found = {key: settings.get(key) for key in wanted} if only else settings
         if found != wanted:
-            yield Mismatch(record, f"{verb} with {_difference(found, wanted, frozen)}", frozen)
+            yield Mismatch(record, f"{verb} with {difference(found, wanted, frozen)}", frozen)
 
 
 def check_evaluation(path: Path, record: Evaluation) -> None:
@@ -258,8 +258,8 @@ def _raise(*mismatches: Mismatch) -> None:
         raise UserError("\n".join([*dict.fromkeys(map(str, mismatches)), remedy(mismatches)]))
 
 
-def _difference(record: Any, section: Any, frozen: Path) -> str:
-    """The first setting that differs, in words."""
+def difference(record: Any, section: Any, frozen: Path) -> str:
+    """The first setting of a record that differs from its section in the file `frozen`, in words."""
     keys: list[str] = []
     while isinstance(record, dict) and isinstance(section, dict):
         key = next(key for key in [*record, *section] if record.get(key, ...) != section.get(key, ...))

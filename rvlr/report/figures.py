@@ -201,9 +201,9 @@ def plot_three_ways(results: Results, output: Path) -> None:
         tall, x = unit * len(columns), left + index * (width + gap)
         box = (x / BARS_WIDTH, 1 - (top + tall) / height, width / BARS_WIDTH, tall / height)
         _draw_panel(figure.add_axes(box), title, columns, results)
-    averaged = "mean and standard deviation over seeds" if len(results.all_seeds) > 1 else "one seed"
+    averaged = f"mean and standard deviation over {results.averaged}" if results.averaged else "one seed"
     headline = (
-        f"Three-way retrieval, {results.split} split, protocol {PROTOCOL}: {results.counts.images:,} images, "
+        f"Three-way retrieval on {results.where}, protocol {PROTOCOL}: {results.counts.images:,} images, "
         f"{results.counts.captions:,} captions; {averaged}"
     )
     figure.text(left / BARS_WIDTH, 1 - 0.15 / height, headline, fontsize=12, va="top")

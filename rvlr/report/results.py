@@ -1,4 +1,4 @@
-"""Evaluations of all runs and seeds, averaged over seeds.
+"""Evaluations of all runs and seeds, averaged over seeds, and over splits of the data if there are several.
 
 Input: the `eval/test.json` of every run and seed. Output: `Results`, from which tables and figures are made.
 Evaluations of different data are refused, and so is an evaluation that does not agree with the files around it (see
@@ -6,8 +6,8 @@ Evaluations of different data are refused, and so is an evaluation that does not
 """
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,7 +30,7 @@ HEADLINES = (
 
 @dataclass(frozen=True)
 class Score:
-    """A metric over seeds. std: the sample standard deviation, None for one seed."""
+    """A metric over trainings. std: the sample standard deviation, None for one training."""
 
     mean: float
     std: float | None
@@ -79,6 +79,17 @@ class Results:
         return runs.is_trained(run) and run not in self.features
 
     @property
+    def where(self) -> str:
+        """What was evaluated, in words."""
+        return f"{len(self.sources)} {self.split} splits" if len(self.sources) > 1 else f"the {self.split} split"
+
+    @property
+    def averaged(self) -> str:
+        """What means and standard deviations are over, in words; empty for a single seed and split."""
+        several = {"splits": len(self.sources) > 1, "seeds": len(self.all_seeds) > 1}
+        return " and ".join(what for what, more in several.items() if more)
+
+    @property
     def all_seeds(self) -> list[int]:
         """The seeds of all runs together."""
         return sorted({seed for seeds in self.sources[0].values() for seed in seeds})
@@ -99,29 +110,43 @@ def read(evaluations: Sequence[Path]) -> Results:
     """
     if not evaluations:
         raise UserError("no evaluations given; name at least one eval/test.json")
-    read = [(path, _read(path)) for path in evaluations]
-    _check_comparable(read)
+    return _average_all([_read_comparable(evaluations)])
+
+
+def read_splits(evaluations: Mapping[Path, Sequence[Path]]) -> Results:
+    """Read the evaluations of each split of the data, by the folder of its results, and average them over splits and
+    seeds. Each split has the same runs and seeds. Raises UserError as `read`, and if splits differ in metrics."""
+    read = [_read_comparable(paths) for paths in evaluations.values()]
+    for (path, first), *others in zip(*read, strict=True):
+        for other_path, other in others:
+            _check_same(other_path, _metrics(other), path, _metrics(first))
+    return replace(_average_all(read), folders=[*evaluations])
+
+
+def _average_all(splits: Sequence[Sequence[tuple[Path, Evaluation]]]) -> Results:
     members: dict[str, list[Evaluation]] = {}
-    sources: dict[str, dict[int, tuple[Path, dict[str, float]]]] = {}
-    for path, one in sorted(read, key=lambda item: runs.KINDS.index(runs.kind(item[1].run))):
-        members.setdefault(one.run, []).append(one)
-        source = path.with_name(RANKINGS), one.protocols.get(PROTOCOL, {})
-        sources.setdefault(one.run, {})[one.seed] = source
-    first = read[0][1]
+    sources: list[dict[str, dict[int, tuple[Path, dict[str, float]]]]] = []
+    for read in splits:
+        sources.append({})
+        for path, one in sorted(read, key=lambda item: runs.KINDS.index(runs.kind(item[1].run))):
+            source = path.with_name(RANKINGS), one.protocols.get(PROTOCOL, {})
+            seeds = sources[-1].setdefault(one.run, {})
+            if not (seeds and one.is_of_features):  # features are the same with every seed
+                members.setdefault(one.run, []).append(one)
+            seeds[one.seed] = source
+    firsts, every = [read[0][1] for read in splits], [one for read in splits for _, one in read]
     return Results(
-        split=first.split,
-        counts=first.counts,
-        notes=first.notes,
-        features=frozenset(one.run for _, one in read if one.is_of_features),
-        sources=[sources],
-        commits=list(dict.fromkeys(one.provenance.commit for _, one in read)),
+        split=firsts[0].split,
+        counts=Counts(
+            images=sum(one.counts.images for one in firsts), captions=sum(one.counts.captions for one in firsts)
+        ),
+        notes=list(dict.fromkeys(note for one in firsts for note in one.notes)),
+        features=frozenset(one.run for one in every if one.is_of_features),
+        sources=sources,
+        commits=list(dict.fromkeys(one.provenance.commit for one in every)),
         scores={
-            protocol: {
-                # features are the same with every seed
-                run: _average([one.protocols[protocol] for one in (group[:1] if group[0].is_of_features else group)])
-                for run, group in members.items()
-            }
-            for protocol in first.protocols
+            protocol: {run: _average([one.protocols[protocol] for one in group]) for run, group in members.items()}
+            for protocol in firsts[0].protocols
         },
         diagnostics={
             run: _average([one.diagnostics for one in group])
@@ -129,6 +154,12 @@ def read(evaluations: Sequence[Path]) -> Results:
             if not group[0].is_of_features
         },
     )
+
+
+def _read_comparable(evaluations: Sequence[Path]) -> list[tuple[Path, Evaluation]]:
+    read = [(path, _read(path)) for path in evaluations]
+    _check_comparable(read)
+    return read
 
 
 def _read(path: Path) -> Evaluation:
@@ -146,15 +177,20 @@ def _check_comparable(read: Sequence[tuple[Path, Evaluation]]) -> None:
     seen: dict[tuple[str, int], Path] = {}
     metrics: dict[bool, tuple[Path, dict[str, object]]] = {}
     for path, evaluation in read:
-        own: dict[str, object] = {
-            "protocols and metrics": {protocol: sorted(names) for protocol, names in evaluation.protocols.items()},
-            "diagnostics": sorted(evaluation.diagnostics),
-        }
+        own = _metrics(evaluation)
         _check_same(path, own, *metrics.setdefault(evaluation.is_of_features, (path, own)))
         _check_same(path, _comparable(evaluation), read[0][0], _comparable(read[0][1]))
         twin = seen.setdefault((evaluation.run, evaluation.seed), path)
         if twin is not path:
             raise UserError(f"{path} and {twin} are both run {evaluation.run!r}, seed {evaluation.seed}; give one")
+
+
+def _metrics(evaluation: Evaluation) -> dict[str, object]:
+    """What must be the same in all evaluations of a kind."""
+    return {
+        "protocols and metrics": {protocol: sorted(names) for protocol, names in evaluation.protocols.items()},
+        "diagnostics": sorted(evaluation.diagnostics),
+    }
 
 
 def _comparable(evaluation: Evaluation) -> dict[str, object]:
@@ -181,7 +217,7 @@ def _check_same(path: Path, found: dict[str, object], other: Path, wanted: dict[
 
 
 def _average(seeds: Sequence[dict[str, float]]) -> dict[str, Score]:
-    """The mean and the standard deviation of each metric over the seeds of one run."""
+    """The mean and the standard deviation of each metric over the trainings of one run."""
     scores = {}
     for metric in seeds[0]:
         values = [metrics[metric] for metrics in seeds]

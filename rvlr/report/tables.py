@@ -94,6 +94,7 @@ def _frame(results: Results) -> pd.DataFrame:
     for protocol, runs in (results.scores | diagnosed).items():
         for run, scores in runs.items():
             row = {"run": run, "protocol": protocol, "seeds": len(results.seeds[run]), "split": results.split}
+            row |= {"splits": len(results.sources)}
             row |= results.counts.model_dump()
             for metric, score in scores.items():
                 row |= {f"{metric}_mean": score.mean, f"{metric}_std": score.std}
@@ -118,15 +119,11 @@ def _comparison_frame(compared: Sequence[Comparison]) -> pd.DataFrame:
 
 
 def _markdown(results: Results) -> Iterator[str]:
-    several = len(results.all_seeds) > 1
-    yield f"# Three-way retrieval on the {results.split} split"
+    yield f"# Three-way retrieval on {results.where}"
     yield ""
     yield _header(results, code="`")
     yield ""
-    yield (
-        f"- {'Mean ± sample standard deviation over seeds' if several else 'One seed: no standard deviation'}; all "
-        "values but ranks in percent; bold: the best trained model of a column."
-    )
+    yield (f"- {_averaged(results)}; all values but ranks in percent; bold: the best trained model of a column.")
     yield f"- I: image, T: text, IT: images and texts together. {RECALL}"
     yield f"- {ABOUT_RANKS}"
     yield f"- {NDCG}"
@@ -150,6 +147,11 @@ def _markdown(results: Results) -> Iterator[str]:
     yield from _diagnostics(results)
 
 
+def _averaged(results: Results) -> str:
+    over = results.averaged
+    return f"Mean ± sample standard deviation over {over}" if over else "One seed: no standard deviation"
+
+
 def _diagnostics(results: Results) -> Iterator[str]:
     """The section about embeddings; nothing if the evaluations have no diagnostics."""
     found = results.diagnostics
@@ -170,8 +172,10 @@ def _markdown_table(frame: pd.DataFrame) -> str:
 def _header(results: Results, code: str = "") -> str:
     """Counts, seeds and commits in one line; `code` is put around each commit."""
     commits = [f"{code}{_short(commit)}{code}" if commit else "unknown" for commit in results.commits]
+    names = [folder.resolve().name for folder in results.folders]
+    pooled = f"{len(names)} splits, pooled: {', '.join(names)}; " if names else ""
     return (
-        f"{results.counts.images:,} images, {results.counts.captions:,} captions; {_seeds(results.all_seeds)}; "
+        f"{results.counts.images:,} images, {results.counts.captions:,} captions; {pooled}{_seeds(results.all_seeds)}; "
         f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
     )
 
@@ -209,10 +213,11 @@ def _differences(compared: Sequence[Comparison]) -> Iterator[str]:
         return
     several = f"{len(SHOWN)} metrics of {len(compared)} run{'s' * (len(compared) > 1)}"
     yield from ("", "## Differences", "")
-    yield f"- Protocol `{PROTOCOL}`, percentage points, run minus reference; each query's values averaged over seeds."
+    over = "splits and seeds" if "splits" in compared[0].covers else "seeds"
+    yield f"- Protocol `{PROTOCOL}`, percentage points, run minus reference, averaged over {over}."
     yield (
         f"- 95 % interval: where the difference would be with other images than these {compared[0].images:,}, each "
-        "with all its captions, and with other seeds; the line above a table says what is covered."
+        f"with all its captions, and with other {over}; the line above a table says what is covered."
     )
     yield "- p: two-sided, from the same variances as the interval; below 0.05 where the interval is clear of 0."
     yield (
@@ -225,6 +230,7 @@ def _differences(compared: Sequence[Comparison]) -> Iterator[str]:
             {
                 "metric": list(SHOWN),
                 "difference": [f"{each.value:+z.2f}" for each in found],
+                **({"each split": [_each(each.by_split) for each in found]} if len(found[0].by_split) > 1 else {}),
                 "95 % interval": [f"{each.low:+z.2f} to {each.high:+z.2f}" for each in found],
                 "p": [_p(each.p) for each in found],
                 "p (Holm)": [_p(each.holm) for each in found if each.holm is not None],
@@ -240,10 +246,14 @@ def _covered(one: Comparison) -> str:
     """What the interval covers, in words."""
     words = {"images": "test images", "seeds": "seeds", "splits": "splits of the data"}
     covers = [words[source] for source in one.covers]
-    text = f"The interval covers the choice of {' and of '.join(covers)}"
+    text = f"The interval covers the choice of {', '.join(covers[:-1])}{' and ' * (len(covers) > 1)}{covers[-1]}"
     if "seeds" in one.covers:
         return f"{text}."
     return f"{text}, not that of seeds: with one seed, nothing is known of what another training would give."
+
+
+def _each(by_split: Sequence[float]) -> str:
+    return ", ".join(f"{value:+z.2f}" for value in by_split)
 
 
 def _p(value: float) -> str:
