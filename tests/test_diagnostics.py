@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from rvlr import config, relevance
+from rvlr.cli.options import named_folders
+from rvlr.data.features import checksum, write_index
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
 from rvlr.evaluation import diagnostics, stage
@@ -213,8 +215,40 @@ def test_an_evaluation_has_the_diagnostics_of_its_model(tiny_data: Path, tiny_mo
     file = tiny_data / "splits/test.jsonl"
     split, matrix = read_split(file), tmp_path / "relevance.npy"
     relevance.write(split, config.Relevance(), matrix)
-    stage.evaluate(config.Scoring(candidates=4, workers=0), "initial-a", 0, tiny_model, file, matrix, tmp_path)
+    rng, known = np.random.default_rng(0), {}
+    for name, folder in (("a", tmp_path / "a"), ("b.c", tmp_path / "b")):
+        folder.mkdir()
+        known[name] = rng.standard_normal((12, 7)), rng.standard_normal((24, 5))
+        for part, rows in zip(("image", "text"), known[name], strict=True):
+            np.save(folder / f"{part}.npy", rows.astype(np.float32))
+        write_index(folder, split)
+    teachers = {"a": tmp_path / "a", "b.c": tmp_path / "b"}
+    section = config.Scoring(candidates=4, workers=0)
+    stage.evaluate(section, "initial-a", 0, tiny_model, file, matrix, tmp_path, teachers=teachers)
     encoded = encode(RetrievalModel.from_pretrained(tiny_model), split, 64, 0)
     embeds = encoded.image_embeds.numpy(), encoded.text_embeds.numpy()
-    found = json.loads((tmp_path / "test.json").read_text())["diagnostics"]
-    assert found == pytest.approx(slow_measure(*embeds, split.caption_image), abs=1e-5)
+    expected = slow_measure(*embeds, split.caption_image)
+    for name, features in known.items():
+        kept = diagnostics.structure(*embeds, split.caption_image, *features)
+        expected |= {f"{metric}/{name}": value for metric, value in kept.items()}
+    record = json.loads((tmp_path / "test.json").read_text())
+    assert record["diagnostics"] == pytest.approx(expected, abs=1e-5)
+    assert record["inputs"]["teachers"] == {name: checksum(folder) for name, folder in teachers.items()}
+    # features of other data are no teacher's of this split
+    train = read_split(tiny_data / "splits/train.jsonl")
+    write_index(tmp_path / "a", train)
+    with pytest.raises(UserError, match="features of 24 images, the test split has 12"):
+        stage.evaluate(section, "initial-a", 0, tiny_model, file, matrix, tmp_path, teachers=teachers)
+
+
+def test_teachers_are_named_with_their_folders() -> None:
+    found = named_folders("--teacher", ["a=some where", "b.c=x=y"])
+    assert found == {"a": Path("some where"), "b.c": Path("x=y")}
+    for values, message in (
+        (["folder"], "--teacher: found 'folder'; give NAME=FOLDER"),
+        (["a="], "found 'a='"),
+        (["a/b=c"], "found 'a/b=c'"),
+        (["a=b", "a=c"], "--teacher: a is given twice"),
+    ):
+        with pytest.raises(UserError, match=message):
+            named_folders("--teacher", values)

@@ -192,7 +192,7 @@ def test_diagnostics_have_a_table_and_rows_of_their_own(evaluate: Evaluate, tmp_
     ]
     csv, markdown = tmp_path / "s.csv", tmp_path / "s.md"
     tables.summarise(results.read(paths), csv, tmp_path / "c.csv", markdown)
-    table = parse_tables(markdown.read_text())["Diagnostics", "Mixed"]
+    table = parse_tables(markdown.read_text())["Diagnostics", "Embeddings"]
     assert [*table["teacher-a"].items()] == [
         ("seeds", "1"),
         ("modality gap", "0.820"),
@@ -202,6 +202,7 @@ def test_diagnostics_have_a_table_and_rows_of_their_own(evaluate: Evaluate, tmp_
         ("uniformity T", "-3.250"),
     ]
     assert table["student-b"]["modality gap"] == "0.840 ± 0.028"
+    assert "Structure of teachers" not in markdown.read_text()
     rows = {row["run"]: row for row in rows_of(csv) if row["protocol"] == "diagnostics"}
     assert [*rows] == ["teacher-a", "student-b"]
     assert (rows["student-b"]["mmd2_mean"], rows["student-b"]["i2t_r@1_mean"]) == ("0.062500", "")
@@ -228,7 +229,7 @@ def test_raw_features_have_a_row_with_dashes_and_are_never_called_trained(evalua
             row = shown[protocol, section]["teacher-pair"]
             assert set(row.values()) - {row["seeds"]} == {"–"}
     assert shown["corrected", "Single-modal"]["student-a"]["T→T NDCG@10"] == "**50.5 ± 0.7**"
-    assert [*shown["Diagnostics", "Mixed"]] == ["student-a", "student-continued"]
+    assert [*shown["Diagnostics", "Embeddings"]] == ["student-a", "student-continued"]
     assert markdown.count("A teacher with dashes is not trained here") == 1
     assert {row["run"] for row in rows_of(tmp_path / "c.csv")} == {"student-a"}
     rows = rows_of(tmp_path / "s.csv")
@@ -250,6 +251,22 @@ def test_raw_features_of_other_data_are_refused(evaluate: Evaluate) -> None:
         results.read(paths)
     with pytest.raises(UserError, match="inputs: model_sha256 or features_sha256 is needed"):
         results.read([evaluate("teacher-c", inputs=FEATURES | INPUTS)])
+
+
+def test_structure_has_a_row_for_each_run_and_teacher(evaluate: Evaluate, tmp_path: Path) -> None:
+    kept = ("image_neighbours", "text_neighbours", "image_cka", "text_cka")
+    known = {f"{name}/{teacher}": 0.25 + step for teacher, step in (("x", 0), ("y", 0.5)) for name in kept}
+    path = evaluate("student-b", 0, diagnostics=DIAGNOSED | known | {"text_cka/y": -0.01})
+    csv, markdown = tmp_path / "s.csv", tmp_path / "s.md"
+    tables.summarise(results.read([path]), csv, tmp_path / "c.csv", markdown)
+    found = [line.split("|") for line in markdown.read_text().splitlines() if line.startswith("| student-b")]
+    cells = [[cell.strip() for cell in row][1:-1] for row in found[-2:]]
+    assert cells == [
+        ["student-b", "x", "0.250", "0.250", "0.250", "0.250"],
+        ["student-b", "y", "0.750", "0.750", "0.750", "-0.010"],
+    ]
+    row = next(row for row in rows_of(csv) if row["protocol"] == "diagnostics")
+    assert row["text_cka/y_mean"] == "-0.010000"
 
 
 def test_differences_are_shown_with_seeds_images_and_resamples(written) -> None:

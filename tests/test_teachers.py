@@ -29,6 +29,7 @@ def write_folder(folder: Path, split: Split, image: np.ndarray, text: np.ndarray
     write_index(folder, split)
 
 
+TABLES = ("freeze_config", "summarise", "plot_losses", "plot_three_ways", "plot_differences", "all")
 CAPTIONS = ["a red circle left of a blue square", "a large green triangle above a small yellow star"]
 
 
@@ -120,6 +121,25 @@ def test_untrained_teachers_have_a_row_and_no_sheets(finished: Path, settings: d
 
 
 @pytest.mark.slow
+def test_every_model_is_compared_with_what_untrained_teachers_know(finished: Path) -> None:
+    folder = finished / "results/shapes"
+    names = {f"{part}_{metric}" for part in ("image", "text") for metric in ("neighbours", "cka")}
+    digests = {}
+    for teacher in ("pair", "stored"):
+        record = json.loads((folder / f"seed0/teacher-{teacher}/eval/test.json").read_text())
+        digests[teacher] = record["inputs"]["features_sha256"]
+    for name in ("initial-base", "student-p", "student-continued"):
+        measured = json.loads((folder / f"seed0/{name}/eval/test.json").read_text())
+        assert {f"{metric}/{teacher}" for metric in names for teacher in digests} <= measured["diagnostics"].keys()
+        assert measured["inputs"]["teachers"] == digests
+    structure = (folder / "summary.md").read_text().split("### Structure of teachers")[1]
+    found = json.loads((folder / "seed0/student-p/eval/test.json").read_text())["diagnostics"]
+    rows = [line.split("|") for line in structure.splitlines() if line.startswith("| student-p ")]
+    shown = [[cell.strip() for cell in row][2:5:2] for row in rows]
+    assert shown == [[teacher, f"{found[f'text_neighbours/{teacher}']:.3f}"] for teacher in digests]
+
+
+@pytest.mark.slow
 def test_only_what_is_stale_runs_again(finished: Path, settings: dict[str, Any], pair: dict[str, Any]) -> None:
     students = {**settings["students"], "p": {"teacher": "pair", "distance": "mse"}}
     planned = plan(finished, settings | {"students": students})
@@ -127,6 +147,7 @@ def test_only_what_is_stale_runs_again(finished: Path, settings: dict[str, Any],
     assert planned["train_student p"] == 1
     planned = plan(finished, settings | {"teachers": settings["teachers"] | {"pair": {**pair, "batch_size": 5}}})
     assert {"extract_features pair", "extract_test_features pair", "evaluate_features pair"} <= planned.keys()
+    assert planned["evaluate_model initial-base"] == 1
     assert not [job for job in planned if job.startswith("copy") or job == "train_student continued"]
     planned = plan(finished, settings | {"evaluation": {**settings["evaluation"], "candidates": 5}})
     assert {"evaluate_features pair", "evaluate_model student-p"} <= planned.keys()
@@ -137,11 +158,13 @@ def test_only_what_is_stale_runs_again(finished: Path, settings: dict[str, Any],
 def test_test_features_may_come_later_and_other_content_runs_again(
     finished: Path, settings: dict[str, Any], elsewhere: Path
 ) -> None:
-    """What changed is planned although the files are as old as ever; a folder without test features has no row."""
+    """What changed is planned although the files are as old as ever; a folder without test features has no row, and no
+    model is compared with it."""
     teachers = settings["teachers"]
     train_alone = {"kind": "stored", "features": {"train": str(elsewhere)}}
     planned = plan(finished, settings | {"teachers": teachers | {"stored": train_alone}})
-    assert sorted(planned) == ["all", "freeze_config report", "plot_losses", "plot_three_ways", "summarise"]
+    assert {job.split()[0] for job in planned} == {*TABLES, "evaluate_model", "draw_sheets"}
+    assert len([job for job in planned if job.startswith("evaluate_model")]) == 3
     image, times = elsewhere / "image.npy", (elsewhere / "image.npy").stat()
     before = image.read_bytes()
     np.save(image, 2 * np.load(image))

@@ -3,6 +3,7 @@
 typer alone would silently take the last of several values, and an empty text for the current folder.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from rvlr.config import runs
+from rvlr.errors import UserError, show
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -34,6 +36,20 @@ def run_name(text: str) -> str:
     if runs.PATTERN.fullmatch(text) is None:
         raise typer.BadParameter(f"found {text[:100]!r}; give {runs.ALLOWED}")
     return text
+
+
+def named_folders(option: str, values: list[str]) -> dict[str, Path]:
+    """name -> folder, of an option that takes NAME=FOLDER several times. Raises UserError naming the first that is
+    something else, or whose name was given before."""
+    found: dict[str, Path] = {}
+    for text in values:
+        name, _, folder = text.partition("=")
+        if re.fullmatch(runs.NAME, name) is None or not folder:
+            raise UserError(f"{option}: found {show(text)}; give NAME=FOLDER, with a teacher's name as in the results")
+        if name in found:
+            raise UserError(f"{option}: {name} is given twice; give each teacher once")
+        found[name] = Path(folder)
+    return found
 
 
 class _Command(TyperCommand):
@@ -76,6 +92,13 @@ ValRelevance = Annotated[
 ]
 Scenes = Annotated[
     Path | None, typer.Option(help="Relevance matrix by scenes, .npy, where the section has scene_relevance: true.")
+]
+Teachers = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=FOLDER",
+        help="A teacher's features of that split, to see what is left of its structure in the model; repeatable.",
+    ),
 ]
 Resume = Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")]
 Run = Annotated[

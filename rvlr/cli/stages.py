@@ -25,7 +25,9 @@ from rvlr.cli.options import (
     Splits,
     StartModel,
     Stemmer,
+    Teachers,
     ValRelevance,
+    named_folders,
 )
 from rvlr.config.sources import SOURCES
 from rvlr.errors import UserError
@@ -258,6 +260,7 @@ def evaluate(
         Path | None, typer.Option(help="The training split, .jsonl, for the mean embeddings of centred rankings.")
     ] = None,
     scenes: Scenes = None,
+    teacher: Teachers = None,
     log_file: LogFile = None,
 ) -> None:
     """Evaluate a model three ways. Writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
@@ -265,13 +268,15 @@ def evaluate(
     section = config.load(config_file, config.Scoring)
     _check_scenes(section, config_file, scenes)
     given = {"--config": config_file, "--model": model, "--train": train, "--split": split, "--relevance": relevance}
+    teachers = named_folders("--teacher", teacher or [])
+    given |= {f"--teacher {name}": folder for name, folder in teachers.items()}
     made = [output / f"{split.stem}.json", output / "rankings.npz"]
     check_paths({**given, "--scenes": scenes, "--log-file": log_file}, {"--output": made})
     from rvlr import devices
     from rvlr.evaluation import stage
 
     devices.lease(1)
-    stage.evaluate(section, run, seed, model, split, relevance, output, train, scenes)
+    stage.evaluate(section, run, seed, model, split, relevance, output, train, scenes, teachers)
 
 
 @app.command()

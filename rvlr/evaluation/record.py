@@ -27,7 +27,7 @@ def write(
     split: Split,
     split_file: Path,
     section: config.Scoring,
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, Any],
     results: Mapping[str, Result],
     numbers: Mapping[str, Mapping[str, float]],
     diagnostics: Mapping[str, float] | None = None,

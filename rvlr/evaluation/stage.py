@@ -4,12 +4,16 @@ Output: `SPLIT.json` (numbers and diagnostics with configuration, seed, commit a
 see `rvlr.evaluation.rankings`. The former contains a digest of the latter, which shows that the two belong together.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from rvlr import config, provenance, relevance
+from rvlr.data.features import checksum, read_features
 from rvlr.data.records import Split, read_split
 from rvlr.evaluation import corrected, diagnostics, mixed, paper, record, subsets
 from rvlr.evaluation.encode import Encoded, encode
@@ -32,18 +36,21 @@ def evaluate(
     output: Path,
     train_file: Path | None = None,
     scenes: Path | None = None,
+    teachers: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
     """Evaluate one model on one split and its subsets, with both protocols.
 
     run, seed: those of the model, for the record. matrix: the split's relevance, see `rvlr.relevance`. train_file: the
     training split; without it there are no centred rankings, see `rvlr.evaluation.mixed`. scenes: the split's relevance
-    by scenes, for protocol `corrected/scenes`. Raises UserError for inputs that do not belong together, and for subsets
-    that the split is too small for.
+    by scenes, for protocol `corrected/scenes`. teachers: name -> the folder of its features of the split, whose
+    structure is looked for in the model. Raises UserError for inputs that do not belong together, for subsets that the
+    split is too small for, and as `rvlr.evaluation.diagnostics.structure`.
     """
     split = read_split(split_file)
     parts = subsets.ranges(section.subsets, len(split.records))
     relevant = relevance.read(matrix, split)
     by_scenes = None if scenes is None else relevance.read(scenes, split, by_scenes=True)
+    features = {name: read_features(folder, split) for name, folder in teachers.items()}
     model = RetrievalModel.from_pretrained(model_folder)
     nn.Module.to(model, device())  # transformers' own `to` has no types
     means = None
@@ -67,10 +74,15 @@ def evaluate(
     inputs = score_encoded(model, encoded, split.caption_image, relevant, section.candidates)
     whole = judge(protocols, inputs, by_scenes)
     numbers = {name: result.numbers for name, result in whole.items()} | subsets.measure(parts, numbers_of)
-    diagnosed = diagnostics.measure(inputs.image_units, inputs.text_units, split.caption_image)
-    digests = {
+    space = inputs.image_units, inputs.text_units, split.caption_image
+    diagnosed = diagnostics.measure(*space)
+    for teacher, known in features.items():
+        kept = diagnostics.structure(*space, known.image, known.text)
+        diagnosed |= {f"{name}/{teacher}": value for name, value in kept.items()}
+    digests: dict[str, Any] = {
         "relevance_sha256": provenance.sha256(matrix),
         "model_sha256": provenance.sha256(model_folder / "model.safetensors"),
+        "teachers": {name: checksum(folder) for name, folder in teachers.items()},
     }
     if scenes is not None:
         digests["scenes_sha256"] = provenance.sha256(scenes)

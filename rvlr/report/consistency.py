@@ -26,6 +26,7 @@ from rvlr.evaluation.record import MEASURED, numbers_sha256
 
 SEED = re.compile(r"seed(\d+)")
 RANKINGS = "rankings.npz"
+FEATURES = "features-test/index.json"
 
 
 class _Record(BaseModel, strict=True):
@@ -40,13 +41,15 @@ class Counts(_Record):
 
 
 class _Inputs(_Record):
-    """Of a model its digest, of raw features theirs."""
+    """Of a model its digest, of raw features theirs. teachers: name -> digest of its features of the split, with which
+    a model was compared."""
 
     split_checksum: str
     relevance_sha256: str
     scenes_sha256: str | None = None
     model_sha256: str | None = None
     features_sha256: str | None = None
+    teachers: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -138,6 +141,11 @@ class RunFolder:
         path = self.path / name
         return path if self.run is not None and path.is_file() else None
 
+    def of_teacher(self, teacher: str, name: str) -> Path | None:
+        """A file of a teacher of the same seed, if it exists."""
+        path = self.path.parent / runs.teacher(teacher) / name
+        return path if self.seed is not None and path.is_file() else None
+
     def shared(self, name: str) -> Path | None:
         """A file that all runs share, below `ROOT`, if it exists."""
         path = self.path.parent.parent / name
@@ -208,9 +216,11 @@ def evaluation_mismatches(path: Path, record: Evaluation, large: bool = True) ->
         ("scene relevance", inputs.scenes_sha256, folder.shared(f"relevance/scenes-{record.split}.npy"), _sha256, True),
         ("model", inputs.model_sha256, folder.own("config.yaml"), _recorded_model, False),
         ("model", inputs.model_sha256, folder.own("model/model.safetensors"), _sha256, True),
-        ("features", inputs.features_sha256, folder.own("features-test/index.json"), _features, False),
+        ("features", inputs.features_sha256, folder.own(FEATURES), _features, False),
         ("rankings", record.outputs.rankings_sha256, path.with_name(RANKINGS), _sha256, True),
     ]
+    for teacher, digest_of_it in inputs.teachers.items():
+        sources.append(("teacher", digest_of_it, folder.of_teacher(teacher, FEATURES), _features, False))
     for what, want, source, digest, is_large in sources:
         if want is None or source is None or (is_large and not large):
             continue

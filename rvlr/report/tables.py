@@ -61,6 +61,16 @@ ABOUT_SCALES = (
     "Mixed lists are ranked by standardised cosines; by other scales: by plain cosines, and by cosines of embeddings "
     "without the mean of their modality in the training split (centred)."
 )
+STRUCTURE = {
+    "I neighbours": "image_neighbours",
+    "T neighbours": "text_neighbours",
+    "I CKA": "image_cka",
+    "T CKA": "text_cka",
+}
+ABOUT_STRUCTURE = (
+    "What is left in a model of the structure of a teacher that is not trained here; 1: all of it. Neighbours: share "
+    "of the 10 nearest that are the same. CKA: linear, debiased. Captions of one image are never compared."
+)
 ABOUT_DIAGNOSTICS = (
     "Of embeddings of unit length. Modality gap: distance of the means of images and texts; MMD²: squared maximum mean "
     "discrepancy of the two; both 0 without a gap. Alignment: mean squared distance of a caption and its image. "
@@ -123,7 +133,8 @@ def _markdown(results: Results) -> Iterator[str]:
     yield ""
     yield _header(results, code="`")
     yield ""
-    yield (f"- {_averaged(results)}; all values but ranks in percent; bold: the best trained model of a column.")
+    about = f"{_averaged(results)}; all values but ranks and diagnostics in percent"
+    yield f"- {about}; bold: the best trained model of a column."
     yield f"- I: image, T: text, IT: images and texts together. {RECALL}"
     yield f"- {ABOUT_RANKS}"
     yield f"- {NDCG}"
@@ -160,7 +171,14 @@ def _diagnostics(results: Results) -> Iterator[str]:
     frame = pd.DataFrame({"run": list(found), "seeds": [str(len(results.seeds[run])) for run in found]})
     for name, metric in DIAGNOSTICS.items():
         frame[name] = [scores[metric].digits(3) for scores in found.values()]
-    yield from ("", "## Diagnostics", "", f"- {ABOUT_DIAGNOSTICS}", "", _markdown_table(frame))
+    yield from ("", "## Diagnostics", "", f"- {ABOUT_DIAGNOSTICS}", "", "### Embeddings", "", _markdown_table(frame))
+    teachers = dict.fromkeys(name.partition("/")[2] for scores in found.values() for name in scores if "/" in name)
+    rows = [(run, teacher) for run in found for teacher in teachers]
+    if rows:
+        frame = pd.DataFrame(rows, columns=["run", "teacher"])
+        for name, metric in STRUCTURE.items():
+            frame[name] = [found[run][f"{metric}/{teacher}"].digits(3) for run, teacher in rows]
+        yield from ("", "### Structure of teachers", "", f"- {ABOUT_STRUCTURE}", "", _markdown_table(frame))
 
 
 def _markdown_table(frame: pd.DataFrame) -> str:

@@ -298,6 +298,26 @@ def features_of_student(wildcards):
     return [f"{folder}/{name}" for name in ("image.npy", "text.npy", "index.json")]
 
 
+def test_features_of_teachers(wildcards):
+    """What teachers that are not trained know of the test split, with which every model is compared."""
+    folders = [
+        f"{run_folder(wildcards, run)}/features-test" for run in SETTINGS.feature_runs()
+    ]
+    names = ("index.json", "image.npy", "text.npy")
+    return [f"{folder}/{name}" for folder in folders for name in names]
+
+
+def teacher_options(wildcards, input):
+    """The evaluation's options that name the folders of these features."""
+    runs_of = {
+        run: f"{run_folder(wildcards, run)}/features-test"
+        for run in SETTINGS.feature_runs()
+    }
+    return " ".join(
+        f"--teacher {runs.name(run)}={folder}" for run, folder in runs_of.items()
+    )
+
+
 def training_of(wildcards):
     """The settings of a teacher's or a student's training."""
     if hasattr(wildcards, "student"):

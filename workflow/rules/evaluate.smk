@@ -7,6 +7,7 @@ rule evaluate_model:
         relevance="results/{dataset}/relevance/test.npy",
         about="results/{dataset}/relevance/test.json",
         scenes=scene_relevance,
+        teachers=test_features_of_teachers,
         images=images_of_splits,
     output:
         metrics="results/{dataset}/seed{seed}/{run}/eval/test.json",
@@ -24,11 +25,12 @@ rule evaluate_model:
         gpu=1,
     params:
         scenes=scenes_option,
+        teachers=teacher_options,
         output=subpath(output.metrics, parent=True),
     shell:
         "python -m rvlr evaluate --config {input.config} --run {wildcards.run} --seed {wildcards.seed} "
         "--model {input.model} --train {input.train} --split {input.split} --relevance {input.relevance} "
-        "{params.scenes} --output {params.output} --log-file {log}"
+        "{params.scenes} {params.teachers} --output {params.output} --log-file {log}"
 
 
 # What there is to preserve within each modality.
