@@ -82,8 +82,9 @@ def evaluate(
     digests: dict[str, Any] = {
         "relevance_sha256": provenance.sha256(matrix),
         "model_sha256": provenance.sha256(model_folder / "model.safetensors"),
-        "teachers": {name: checksum(folder) for name, folder in teachers.items()},
     }
+    if teachers:
+        digests["teachers"] = {name: checksum(folder) for name, folder in teachers.items()}
     if scenes is not None:
         digests["scenes_sha256"] = provenance.sha256(scenes)
     record.write(output, run, seed, split, split_file, section, digests, whole, numbers, diagnosed)
