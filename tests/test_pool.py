@@ -18,7 +18,7 @@ from rvlr.errors import UserError
 from rvlr.evaluation import corrected, rankings
 from rvlr.evaluation.inputs import Inputs
 from rvlr.evaluation.record import numbers_sha256
-from rvlr.report import compare, pool, results
+from rvlr.report import compare, pool, results, tables
 
 RUNS, SEEDS = ["initial-base", "student-a", "student-continued"], [0, 1]
 GAIN = {"initial-base": 0.0, "student-a": 1.5, "student-continued": 1.0}
@@ -155,6 +155,11 @@ def test_the_command_writes_tables_and_figures(study: Study, tmp_path: Path) -> 
     assert "24 images, 48 captions; 3 splits" in (output / "summary.txt").read_text()
     for name in ("three-ways", "differences"):
         assert pixels_of(output / f"figures/{name}.png").shape[0] > 200
+
+
+def test_folders_of_one_name_are_named_in_full(study: Study) -> None:
+    folders = [study(0, name="a/photos"), study(8, name="b/photos")]
+    assert f"2 splits, pooled: {folders[0]}, {folders[1]}; " in " ".join(tables.table(pool.read(folders)).split("\n"))
 
 
 # --- what belongs together ----------------------------------------------------------------------------------

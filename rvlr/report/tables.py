@@ -191,6 +191,8 @@ def _header(results: Results, code: str = "") -> str:
     """Counts, seeds and commits in one line; `code` is put around each commit."""
     commits = [f"{code}{_short(commit)}{code}" if commit else "unknown" for commit in results.commits]
     names = [folder.resolve().name for folder in results.folders]
+    if len({*names}) < len(names):
+        names = [str(folder) for folder in results.folders]
     pooled = f"{len(names)} splits, pooled: {', '.join(names)}; " if names else ""
     return (
         f"{results.counts.images:,} images, {results.counts.captions:,} captions; {pooled}{_seeds(results.all_seeds)}; "
@@ -287,7 +289,9 @@ def table(results: Results) -> str:
     Laid out here, because neither pandas nor tabulate centres a header over a group of columns.
     """
     notes = [f"{results.split}: {_header(results)}", *(f"Data: {note}" for note in results.notes)]
-    lines = [line for note in notes for line in textwrap.wrap(note, TERMINAL_WIDTH)] + [f"In percent. {RECALL}"]
+    lines = [line for note in notes for line in textwrap.wrap(note, TERMINAL_WIDTH, break_on_hyphens=False)] + [
+        f"In percent. {RECALL}"
+    ]
     cells = {
         (protocol, run): [[_cell(scores, m).replace(" ", "") for m in columns.values()] for columns in HEADLINES]
         for protocol, runs in results.scores.items()
