@@ -71,6 +71,10 @@ def _sheets(run: str = "student-a", queries: str = "1", split: str = "results/ti
     return ["draw-sheets", *files, "--run", run, "--queries", queries]
 
 
+def _pool(*folders: str, output: str = "pooled") -> list[str]:
+    return ["pool", *folders, "--output", output]
+
+
 # --- faults -----------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +282,34 @@ RECORDS = [
         None,
         "are both named 'student-a'",
         command=_losses(f"{A}/{LOG}", f"{RUNS[1]}/{LOG}"),
+    ),
+    _case("a pool of one folder", None, "1 folder of results given", command=_pool("results/tiny")),
+    _case(
+        "a pool of a folder twice",
+        lambda folder: (folder / "again").symlink_to("results/tiny"),
+        "results/tiny and again are the same folder",
+        command=_pool("results/tiny", "again"),
+    ),
+    _case(
+        "a pool of what are no results",
+        None,
+        r"results/tiny/seed0: no folder of results, since it has no config/report\.yaml; give results/NAME",
+        command=_pool("results/tiny/seed0", "results/tiny"),
+    ),
+    _case(
+        "a pool of the same data",
+        lambda folder: [
+            (folder / "results/tiny/config/report.yaml").write_text("runs: [student-b]\nseeds: [0]\n"),
+            shutil.copytree(folder / "results/tiny", folder / "results/other", symlinks=True),
+        ],
+        "results/tiny and results/other have the same test images",
+        command=_pool("results/tiny", "results/other"),
+    ),
+    _case(
+        "a pool inside what is pooled",
+        lambda folder: (folder / "other").mkdir(),
+        "must be apart; give --output another path",
+        command=_pool("results/tiny", "other", output="results/tiny/pooled"),
     ),
     _case("sheets named for another run", None, "student-a, not of student-b", command=_sheets("student-b")),
     _case("sheets of another split", None, "rankings of split", command=_sheets(split="results/tiny/splits/val.jsonl")),
