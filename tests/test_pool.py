@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rvlr.cli import app
 from rvlr.data.records import Record, read_split, write_splits
 from rvlr.errors import UserError
 from rvlr.evaluation import corrected, rankings
-from rvlr.evaluation.inputs import Inputs
+from rvlr.evaluation.inputs import OF_FEATURES, Inputs
 from rvlr.evaluation.record import numbers_sha256
 from rvlr.report import compare, pool, results, tables
 
@@ -124,6 +125,25 @@ def test_differences_are_means_over_splits_with_what_the_splits_vary(study: Stud
     shown = [one for one in found.differences.values() if one.holm is not None]
     assert len(shown) == 7
     assert min(one.holm for one in shown) == pytest.approx(min(1, 7 * min(one.p for one in shown)))
+
+
+def test_raw_features_count_once_a_split_and_are_not_compared(study: Study) -> None:
+    more = {"report": {"runs": [*RUNS, "teacher-pair"], "seeds": SEEDS}, "teacher-pair": {"kind": "single-modal"}}
+    folders = [study(0, **more), study(8, **more)]
+    for folder, value in zip(folders, (60.0, 70.0), strict=True):
+        for seed in SEEDS:
+            record = json.loads((folder / "seed0/student-a/eval/test.json").read_text())
+            record |= {"run": "teacher-pair", "seed": seed}
+            record["inputs"] |= {"model_sha256": None, "features_sha256": "f"}
+            record["protocols"] = {"corrected": dict.fromkeys(OF_FEATURES, value)}
+            path = folder / f"seed{seed}/teacher-pair/eval/test.json"
+            path.parent.mkdir(parents=True)
+            shutil.copyfile(folder / "seed0/student-a/eval/rankings.npz", path.with_name("rankings.npz"))
+            record["outputs"]["numbers_sha256"] = numbers_sha256(record)
+            path.write_text(json.dumps(record))
+    found = pool.read(folders)
+    assert found.scores["corrected"]["teacher-pair"]["t2t_ndcg@10"] == results.Score(65.0, pytest.approx(50**0.5))
+    assert [one.run for one in found.comparisons] == ["student-a"]
 
 
 def test_a_split_twice_as_large_counts_no_more(study: Study) -> None:
