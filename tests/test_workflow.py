@@ -1,5 +1,6 @@
 """The workflow as people run it: from the YAML to the tables, what reruns after which change, kills."""
 
+import csv
 import json
 import os
 import random
@@ -249,6 +250,20 @@ def test_models_are_judged_by_scenes_on_demand(finished: Path, tmp_path: Path) -
     summary = (folder / "results/shapes/summary.md").read_text()
     assert "## Protocol `corrected/scenes`" in summary
     assert (finished / "results/shapes/summary.md").read_text().split("## Protocol")[1] in summary
+    section = summary.partition("\n## Differences by scenes\n")[2]
+    assert "adjusted for all 8 comparisons below, 4 metrics of 2 runs" in section
+    measured = {
+        run: json.loads((folder / f"results/shapes/seed0/{run}/eval/test.json").read_text())["protocols"]
+        for run in ("teacher-t", "student-a", "student-b")
+    }
+    with (folder / "results/shapes/comparisons.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["metric"].endswith("ndcg@10")]
+    assert len(rows) == 2 * 2 * 4
+    for row in rows:
+        own, reference = (measured[row[name]][row["protocol"]][row["metric"]] for name in ("run", "reference"))
+        assert float(row["difference"]) == pytest.approx(own - reference, abs=1e-3)
+        if row["protocol"] == "corrected/scenes":
+            assert f"{float(row['difference']):+z.2f}" in section
     dataset = {**SETTINGS["dataset"], "imbalance": 0.5}
     assert plan(folder, {**settings, "dataset": dataset})["compute_scene_relevance"] == 1
     assert plan(folder, SETTINGS).keys() == {"freeze_config evaluation", *EVALUATED, *SHEETS, *TABLES}

@@ -1,9 +1,9 @@
 """Differences between models: how large they are, and how certain.
 
-Input: per-query values of runs, protocol `corrected`, from `eval/rankings.npz`. Output: difference, 95 % interval and
-p-value of every metric that is a mean over queries, or a combination of such means. An image and its captions are
-queries that depend on each other, so they count as one, and so do the trainings of one seed. `rvlr.report.intervals`
-has the statistics. N images, M per-query metrics (`PER_QUERY`), K reported metrics (`REPORTED`).
+Input: per-query values of runs, of protocol `corrected` or `corrected/scenes`, from `eval/rankings.npz`. Output:
+difference, 95 % interval and p-value of every metric that is a mean over queries, or a combination of such means. An
+image and its captions are queries that depend on each other, so they count as one, and so do the trainings of one seed.
+`rvlr.report.intervals` has the statistics. N images, M per-query metrics (`PER_QUERY`), K reported ones (`REPORTED`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -34,7 +34,7 @@ REPORTED: dict[str, dict[str, float]] = {
 }
 MIX = np.array([[parts.get(name, 0.0) for parts in REPORTED.values()] for name in PER_QUERY])
 
-# run -> seed -> its rankings.npz, and its numbers of protocol `corrected`
+# run -> seed -> its rankings.npz, and its numbers of the protocol that is compared
 Sources = Mapping[str, Mapping[int, tuple[Path, Mapping[str, float]]]]
 
 
@@ -84,20 +84,20 @@ class Comparison:
     differences: dict[str, Difference]
 
 
-def compare_runs(splits: Sequence[Sources], shown: Collection[str]) -> list[Comparison]:
+def compare_runs(splits: Sequence[Sources], shown: Collection[str], prefix: str = "") -> list[Comparison]:
     """Compare every trained run with the reference: `student-continued` if it exists, else the first trained run.
 
     splits: the results of one study on each split of the data, with the same runs and seeds; usually one. The runs are
     compared at the seeds that both have, seed by seed, or, if they have none in common, at each run's own seeds. shown:
-    the metrics that readers see; p-values are adjusted for the number of these, of all runs together. Raw features,
-    which lack most metrics, are left out. Fewer than two trained runs give no comparison. Raises UserError as `read`,
-    and if two files of a split contain the values of different queries.
+    the metrics that readers see; p-values are adjusted for the number of these, of all runs together. prefix: as
+    `rankings.read_values` takes it. Raw features, which lack most metrics, are left out. Fewer than two trained runs
+    give no comparison. Raises UserError as `read`, and if two files of a split contain the values of different queries.
     """
     trained = [run for run in splits[0] if is_trained(run) and not _are_features(splits[0][run])]
     if len(trained) < 2:
         return []
     reference = BASELINE if BASELINE in trained else trained[0]
-    values = [_read_split(sources, trained) for sources in splits]
+    values = [_read_split(sources, trained, prefix) for sources in splits]
     comparisons = []
     for run in track([run for run in trained if run != reference], "compare", len(trained) - 1, "runs"):
         own, other = sorted(splits[0][run]), sorted(splits[0][reference])
@@ -109,8 +109,8 @@ def compare_runs(splits: Sequence[Sources], shown: Collection[str]) -> list[Comp
     return _adjust(comparisons, shown)
 
 
-def _read_split(sources: Sources, trained: Sequence[str]) -> dict[str, dict[int, PerImage]]:
-    values = {run: {seed: read(*source) for seed, source in sources[run].items()} for run in trained}
+def _read_split(sources: Sources, trained: Sequence[str], prefix: str) -> dict[str, dict[int, PerImage]]:
+    values = {run: {seed: read(*source, prefix) for seed, source in sources[run].items()} for run in trained}
     first, *others = (one for seeds in values.values() for one in seeds.values())
     for one in others:
         _check_same_queries(one, first)
@@ -158,10 +158,10 @@ def _are_features(seeds: Mapping[int, tuple[Path, Mapping[str, float]]]) -> bool
     return any(numbers and not REPORTED.keys() <= numbers.keys() for _, numbers in seeds.values())
 
 
-def read(path: Path, numbers: Mapping[str, float]) -> PerImage:
+def read(path: Path, numbers: Mapping[str, float], prefix: str = "") -> PerImage:
     """The per-query values in `rankings.npz` of a run, summed image by image; arguments and errors are those of
     `rankings.read_values`."""
-    found = rankings.read_values(path, numbers)
+    found = rankings.read_values(path, numbers, prefix)
     sums = [np.bincount(found.image_of[name], found.values[name], found.images) for name in PER_QUERY]
     counts = [np.bincount(found.image_of[name], minlength=found.images).astype(np.float64) for name in PER_QUERY]
     return PerImage(path, found.queries, np.stack(sums, axis=1), np.stack(counts, axis=1))

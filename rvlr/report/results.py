@@ -13,7 +13,9 @@ from pathlib import Path
 
 from rvlr.config import runs
 from rvlr.errors import UserError
+from rvlr.evaluation import rankings
 from rvlr.evaluation.inputs import OF_FEATURES
+from rvlr.evaluation.protocols import SCENES
 from rvlr.report import compare, consistency
 from rvlr.report.compare import Comparison
 from rvlr.report.consistency import RANKINGS, Counts, Evaluation
@@ -26,6 +28,7 @@ HEADLINES = (
     {"I→I": "i2i_ndcg@10", "T→T": "t2t_ndcg@10"},
     {"I→IT": "i2it_ndcg@10", "T→IT": "t2it_ndcg@10"},
 )
+LIST_HEADLINES = HEADLINES[1:]  # the metrics that depend on relevance
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Results:
     features: the runs that are raw features, which no training made; they have the single-modal metrics alone, and are
     not in `diagnostics`.
     sources: one for each split of the data, usually one; run -> seed -> its rankings and its numbers of `PROTOCOL`, {}
-    if the evaluations lack that protocol. folders: where the results of several splits were pooled from, else empty.
+    if the evaluations lack that protocol. scene_sources: the same of protocol `SCENES`. folders: where the results of
+    several splits were pooled from, else empty.
     """
 
     split: str
@@ -63,6 +67,7 @@ class Results:
     scores: dict[str, dict[str, dict[str, Score]]]
     diagnostics: dict[str, dict[str, Score]]
     folders: Sequence[Path] = ()
+    scene_sources: Sequence[compare.Sources] = ()
 
     @property
     def seeds(self) -> dict[str, list[int]]:
@@ -101,6 +106,12 @@ class Results:
         shown = [metric for columns in HEADLINES for metric in columns.values()]
         return compare.compare_runs(self.sources, shown) if PROTOCOL in self.scores else []
 
+    @cached_property
+    def scene_comparisons(self) -> list[Comparison]:
+        """The same by scenes; none without the protocol `SCENES`. Recalls, which do not differ, are not counted."""
+        shown = [metric for columns in LIST_HEADLINES for metric in columns.values()]
+        return compare.compare_runs(self.scene_sources, shown, rankings.SCENES) if SCENES in self.scores else []
+
 
 def read(evaluations: Sequence[Path]) -> Results:
     """Read evaluations and average them over seeds.
@@ -125,15 +136,13 @@ def read_splits(evaluations: Mapping[Path, Sequence[Path]]) -> Results:
 
 def _average_all(splits: Sequence[Sequence[tuple[Path, Evaluation]]]) -> Results:
     members: dict[str, list[Evaluation]] = {}
-    sources: list[dict[str, dict[int, tuple[Path, dict[str, float]]]]] = []
-    for read in splits:
-        sources.append({})
-        for path, one in sorted(read, key=lambda item: runs.KINDS.index(runs.kind(item[1].run))):
-            source = path.with_name(RANKINGS), one.protocols.get(PROTOCOL, {})
-            seeds = sources[-1].setdefault(one.run, {})
-            if not (seeds and one.is_of_features):  # features are the same with every seed
-                members.setdefault(one.run, []).append(one)
-            seeds[one.seed] = source
+    ordered = [sorted(read, key=lambda item: runs.KINDS.index(runs.kind(item[1].run))) for read in splits]
+    for read in ordered:
+        own: dict[str, list[Evaluation]] = {}
+        for _, one in read:
+            own.setdefault(one.run, []).append(one)
+        for run, group in own.items():  # features are the same with every seed
+            members.setdefault(run, []).extend(group[:1] if group[0].is_of_features else group)
     firsts, every = [read[0][1] for read in splits], [one for read in splits for _, one in read]
     return Results(
         split=firsts[0].split,
@@ -142,7 +151,7 @@ def _average_all(splits: Sequence[Sequence[tuple[Path, Evaluation]]]) -> Results
         ),
         notes=list(dict.fromkeys(note for one in firsts for note in one.notes)),
         features=frozenset(one.run for one in every if one.is_of_features),
-        sources=sources,
+        sources=_sources(ordered, PROTOCOL),
         commits=list(dict.fromkeys(one.provenance.commit for one in every)),
         scores={
             protocol: {run: _average([one.protocols[protocol] for one in group]) for run, group in members.items()}
@@ -153,7 +162,19 @@ def _average_all(splits: Sequence[Sequence[tuple[Path, Evaluation]]]) -> Results
             for run, group in members.items()
             if not group[0].is_of_features
         },
+        scene_sources=_sources(ordered, SCENES),
     )
+
+
+def _sources(splits: Sequence[Sequence[tuple[Path, Evaluation]]], protocol: str) -> list[compare.Sources]:
+    """Where the values of every query of a protocol are, and its numbers."""
+    found: list[compare.Sources] = []
+    for read in splits:
+        sources: dict[str, dict[int, tuple[Path, dict[str, float]]]] = {}
+        for path, one in read:
+            sources.setdefault(one.run, {})[one.seed] = path.with_name(RANKINGS), one.protocols.get(protocol, {})
+        found.append(sources)
+    return found
 
 
 def _read_comparable(evaluations: Sequence[Path]) -> list[tuple[Path, Evaluation]]:

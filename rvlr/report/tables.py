@@ -12,8 +12,9 @@ import pandas as pd
 
 from rvlr import files
 from rvlr.evaluation.metrics import NDCG_CUTOFFS, RECALL_CUTOFFS
+from rvlr.evaluation.protocols import SCENES
 from rvlr.report.compare import Comparison
-from rvlr.report.results import HEADLINES, PROTOCOL, Results, Score
+from rvlr.report.results import HEADLINES, LIST_HEADLINES, PROTOCOL, Results, Score
 
 MEDIAN_RANKS = {"I→T median rank": "i2t_median_rank", "T→I median rank": "t2i_median_rank"}  # `paper` lacks these
 SECTIONS: dict[str, dict[str, str]] = {
@@ -48,6 +49,10 @@ DIAGNOSTICS = {
 _HEADLINES = {metric for columns in HEADLINES for metric in columns.values()}
 SHOWN = {name: metric for columns in SECTIONS.values() for name, metric in columns.items() if metric in _HEADLINES}
 """The metrics whose differences are shown: these, of all runs, are the comparisons that p-values are adjusted for."""
+SHOWN_LISTS = {
+    name: metric for name, metric in SHOWN.items() if any(metric in each.values() for each in LIST_HEADLINES)
+}
+"""Those of them that depend on relevance: the comparisons by scenes."""
 GROUPS = dict(zip(("cross-modal", "single, NDCG@10", "mixed, NDCG@10"), HEADLINES, strict=True))
 RECALL = "R@K: hit: at least one right item among the first K."
 NDCG = "NDCG@K: gain is the relevance (ROUGE-L between captions), discount is log2."
@@ -91,9 +96,12 @@ def summarise(results: Results, csv: Path, comparisons: Path, markdown: Path) ->
 
     Raises UserError as `Results.comparisons`.
     """
-    for path, frame in ((csv, _frame(results)), (comparisons, _comparison_frame(results.comparisons))):
+    compared = {PROTOCOL: results.comparisons, SCENES: results.scene_comparisons}
+    for path, frame in ((csv, _frame(results)), (comparisons, _comparison_frame(compared))):
         files.write_text(path, frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
-    files.write_text(markdown, "\n".join([*_markdown(results), *_differences(results.comparisons)]) + "\n")
+    by_words = _differences(results.comparisons, "Differences", PROTOCOL, SHOWN)
+    by_scenes = _differences(results.scene_comparisons, "Differences by scenes", SCENES, SHOWN_LISTS)
+    files.write_text(markdown, "\n".join([*_markdown(results), *by_words, *by_scenes]) + "\n")
 
 
 def _frame(results: Results) -> pd.DataFrame:
@@ -113,16 +121,16 @@ def _frame(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(columns))
 
 
-def _comparison_frame(compared: Sequence[Comparison]) -> pd.DataFrame:
-    """One row per comparison and metric. Seeds, what the interval covers, and the difference on each split are lists,
-    with spaces between their items. `p_holm` is empty for metrics that are not among those shown."""
+def _comparison_frame(compared: Mapping[str, Sequence[Comparison]]) -> pd.DataFrame:
+    """One row per protocol, comparison and metric. Seeds, what the interval covers, and the difference on each split
+    are lists, with spaces between their items. `p_holm` is empty for metrics that are not among those shown."""
     rows = []
-    for one in compared:
+    for protocol, one in ((protocol, one) for protocol, group in compared.items() for one in group):
         seeds = [" ".join(map(str, seeds)) for seeds in (one.seeds, one.reference_seeds)]
         for metric, found in one.differences.items():
             p = [None if value is None else f"{value:.6g}" for value in (found.p, found.holm)]
             by_split = " ".join(f"{value:.6f}" for value in found.by_split)
-            about = [one.run, one.reference, PROTOCOL, *seeds, one.images, " ".join(one.covers), metric]
+            about = [one.run, one.reference, protocol, *seeds, one.images, " ".join(one.covers), metric]
             rows.append([*about, found.value, found.low, found.high, *p, by_split])
     columns = ["run", "reference", "protocol", "seeds", "reference_seeds", "images", "covers", "metric"]
     return pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p", "p_holm", "by_split"])
@@ -227,28 +235,28 @@ def _cell(scores: Mapping[str, Score], metric: str) -> str:
     return str(scores[metric]) if metric in scores else "–"
 
 
-def _differences(compared: Sequence[Comparison]) -> Iterator[str]:
-    """The section about differences; nothing if nothing was compared."""
+def _differences(compared: Sequence[Comparison], title: str, protocol: str, shown: Mapping[str, str]) -> Iterator[str]:
+    """A section about the differences in the metrics `shown`; nothing if nothing was compared."""
     if not compared:
         return
-    several = f"{len(SHOWN)} metrics of {len(compared)} run{'s' * (len(compared) > 1)}"
-    yield from ("", "## Differences", "")
+    several = f"{len(shown)} metrics of {len(compared)} run{'s' * (len(compared) > 1)}"
+    yield from ("", f"## {title}", "")
     over = "splits and seeds" if "splits" in compared[0].covers else "seeds"
-    yield f"- Protocol `{PROTOCOL}`, percentage points, run minus reference, averaged over {over}."
+    yield f"- Protocol `{protocol}`, percentage points, run minus reference, averaged over {over}."
     yield (
         f"- 95 % interval: where the difference would be with other images than these {compared[0].images:,}, each "
         f"with all its captions, and with other {over}; the line above a table says what is covered."
     )
     yield "- p: two-sided, from the same variances as the interval; below 0.05 where the interval is clear of 0."
     yield (
-        f"- p (Holm): adjusted for all {len(SHOWN) * len(compared)} comparisons below, {several}. Among those below "
+        f"- p (Holm): adjusted for all {len(shown) * len(compared)} comparisons below, {several}. Among those below "
         "0.05, the chance of even one false finding is at most 5 %."
     )
     for one in compared:
-        found = [one.differences[metric] for metric in SHOWN.values()]
+        found = [one.differences[metric] for metric in shown.values()]
         frame = pd.DataFrame(
             {
-                "metric": list(SHOWN),
+                "metric": list(shown),
                 "difference": [f"{each.value:+z.2f}" for each in found],
                 **({"each split": [_each(each.by_split) for each in found]} if len(found[0].by_split) > 1 else {}),
                 "95 % interval": [f"{each.low:+z.2f} to {each.high:+z.2f}" for each in found],
