@@ -181,6 +181,18 @@ def test_test_features_may_come_later_and_other_content_runs_again(
 
 
 @pytest.mark.slow
+def test_a_training_that_another_teacher_of_that_name_left_disturbs_nothing(
+    finished: Path, settings: dict[str, Any]
+) -> None:
+    left = finished / "results/shapes/seed0/teacher-pair/config.yaml"
+    left.write_text((finished / "results/shapes/seed0/student-p/config.yaml").read_text())
+    try:
+        assert "Nothing to be done" in run(finished, settings)
+    finally:
+        left.unlink()
+
+
+@pytest.mark.slow
 def test_test_features_that_were_replaced_are_noticed(finished: Path, settings: dict[str, Any]) -> None:
     index = finished / "results/shapes/seed0/teacher-pair/features-test/index.json"
     before, times = index.read_text(), (index.stat().st_atime, index.stat().st_mtime)

@@ -234,7 +234,8 @@ def evaluation_mismatches(path: Path, record: Evaluation, large: bool = True) ->
             yield from folder.setting_mismatches(dataset, "made", "dataset", about["settings"])
     if (relevance := folder.shared(f"relevance/{record.split}.json")) is not None:
         yield from folder.setting_mismatches(relevance, "made", "relevance", files.read_json(relevance), only=True)
-    yield from training_mismatches(folder.path)
+    if not record.is_of_features:  # beside which a training of another teacher of that name may be left
+        yield from training_mismatches(folder.path)
 
 
 def training_mismatches(path: Path) -> Iterator[Mismatch]:
