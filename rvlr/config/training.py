@@ -76,8 +76,9 @@ class Training(Section):
     """Largest norm of the gradient; `null`: not clipped."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Precision of the forward pass. Quote `"no"`: YAML reads it as false."""
-    augmentation: Augmentation = Augmentation()
-    """Random changes of training images."""
+    augmentation: Augmentation | None = Augmentation()
+    """Random changes of training images; `null`: none, images are presented as in evaluation. A frozen vision encoder
+    then computes its tokens of each image once, instead of once for each caption and epoch."""
     max_words: Words = 60
     """Words of a training caption; the rest is cut off."""
     processes: Processes = 1
@@ -156,6 +157,10 @@ class StudentWeights(TeacherWeights):
     """Weight of (f), the image teacher's relations against the fused relations."""
     kdt: Weight = 1.0
     """Weight of (g), the text teacher's relations against the fused relations."""
+    rdi: Weight = 0.0
+    """Weight of the relations between image embeddings against those of the image teacher; not published."""
+    rdt: Weight = 0.0
+    """Weight of the relations between text embeddings against those of the text teacher; not published."""
 
 
 class Teacher(Section):
@@ -284,6 +289,9 @@ class Student(Section):
     """Distance between relations. `mae`: mean absolute difference. `mse`: mean squared difference. `cumulative`:
     mean absolute difference of cumulative sums (also `kl`, the published code's name). `wasserstein` (also `wd`):
     row-wise 1-D Wasserstein distance of learnt projections; `kdi` and `kdt` are then 0."""
+    teacher_projections: Literal["fresh", "aligned"] = "fresh"
+    """What the projections of teacher features start from. `fresh`: random weights, as published. `aligned`: the
+    principal components of the teacher features, rotated onto the start model's embeddings."""
     fusion_weight: FusionWeight = FusionWeight()
     """Lambda, the weight of the text teacher in the fused relations."""
     training: Training = Training()

@@ -205,13 +205,16 @@ def evaluation_transform(image_size: int, mean: config.Triple, std: config.Tripl
 
 
 def training_transform(
-    image_size: int, mean: config.Triple, std: config.Triple, augmentation: config.Augmentation
+    image_size: int, mean: config.Triple, std: config.Triple, augmentation: config.Augmentation | None
 ) -> ImageTransform:
     """PIL image -> (3, image_size, image_size) float32, randomly changed (torch's global generator), normalised.
+    Without augmentation it is the transform of evaluation.
 
     The short side of a crop is at least sqrt(smallest share of the area * 3/4) of the image's short side, and the image
     keeps so many pixels that this is `image_size`: no crop is enlarged because the image was reduced.
     """
+    if augmentation is None:
+        return evaluation_transform(image_size, mean, std)
     steps: list[torch.nn.Module] = [
         v2.RandomResizedCrop((image_size, image_size), augmentation.scale, interpolation=InterpolationMode.BICUBIC)
     ]

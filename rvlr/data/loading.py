@@ -25,8 +25,8 @@ from rvlr.data.text import tokenise
 from rvlr.errors import UserError
 
 Batch = dict[str, torch.Tensor]
-Sample = tuple[torch.Tensor, str, int, int]
-"""Pixels (3, H, W), a caption, and the indices of image and caption."""
+Sample = tuple[torch.Tensor | None, str, int, int]
+"""Pixels (3, H, W), None where they are not needed, a caption, and the indices of image and caption."""
 
 
 class TrainingSchedule(Sampler[list[tuple[int, int]]]):
@@ -61,15 +61,17 @@ class TrainingSchedule(Sampler[list[tuple[int, int]]]):
 
 
 class TrainingPairs(Dataset[Sample]):
-    """Images with one caption each; indexed by (epoch, caption)."""
+    """Images with one caption each; indexed by (epoch, caption). transform: None where no pixels are needed."""
 
-    def __init__(self, split: Split, transform: ImageTransform, seed: int) -> None:
+    def __init__(self, split: Split, transform: ImageTransform | None, seed: int) -> None:
         split.check_images()
         self.split, self.transform, self.seed = split, transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, caption = key
         image = int(self.split.caption_image[caption])
+        if self.transform is None:
+            return None, self.split.captions[caption], image, caption
         picture = load_image(self.split.path(image), self.transform.at_least)
         state = np.random.SeedSequence((self.seed, epoch, caption)).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
@@ -79,23 +81,32 @@ class TrainingPairs(Dataset[Sample]):
 
 
 class PairCollator:
-    """Stacks samples: pixels (B, 3, H, W), input_ids and attention_mask (B, L), image and caption (B,) indices, and
-    for a student teacher_image and teacher_text, (B, teacher width) each."""
+    """Stacks samples: pixels (B, 3, H, W) or image_tokens (B, 1 + N, image width), input_ids and attention_mask (B, L),
+    image and caption (B,) indices, and for a student teacher_image and teacher_text, (B, teacher width) each."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_words: int, max_tokens: int, features: Features | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_words: int,
+        max_tokens: int,
+        features: Features | None = None,
+        image_tokens: np.ndarray | None = None,
     ) -> None:
+        """image_tokens: of all images of the split (images, 1 + N, image width), for samples without pixels."""
         self.tokenizer, self.max_words, self.max_tokens = tokenizer, max_words, max_tokens
-        self.features = features
+        self.features, self.image_tokens = features, image_tokens
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         pixels, captions, images, indices = zip(*samples, strict=True)
         batch = {
-            "pixels": torch.stack(pixels),
             **tokenise(self.tokenizer, captions, self.max_words, self.max_tokens),
             "image": torch.tensor(images),
             "caption": torch.tensor(indices),
         }
+        if self.image_tokens is None:
+            batch["pixels"] = torch.stack(pixels)
+        else:
+            batch["image_tokens"] = torch.from_numpy(self.image_tokens[list(images)])
         if self.features is not None:
             batch["teacher_image"] = torch.from_numpy(self.features.image[list(images)])
             batch["teacher_text"] = torch.from_numpy(self.features.text[list(indices)])

@@ -30,10 +30,16 @@ class Encoded:
 
 
 @torch.inference_mode()
-def encode(model: RetrievalModel, split: Split, batch_size: int, workers: int) -> Encoded:
-    """Run both encoders over a split. Captions are sorted by length, so that little is padded."""
+def encode(
+    model: RetrievalModel, split: Split, batch_size: int, workers: int, image_tokens: torch.Tensor | None = None
+) -> Encoded:
+    """Run both encoders over a split. Captions are sorted by length, so that little is padded.
+
+    image_tokens: those of the split, where the vision encoder is frozen and has computed them before.
+    """
     text_tokens, offsets = encode_captions(model, split.captions, batch_size)  # first: a faulty tokenizer shows at once
-    image_tokens = torch.cat(list(encode_images(model, split, batch_size, workers)))
+    if image_tokens is None:
+        image_tokens = torch.cat(list(encode_images(model, split, batch_size, workers)))
     return Encoded(
         image_tokens=image_tokens,
         text_tokens=text_tokens,

@@ -19,9 +19,16 @@ def device() -> torch.device:
     return torch.device("cuda" if devices.usable() else "cpu")
 
 
-def score(model: RetrievalModel, split: Split, relevance: np.ndarray | None, section: config.Scoring) -> Inputs:
-    """Encode a split and re-rank its candidates. relevance (C, N): None where only recalls are wanted."""
-    encoded = encode(model, split, section.batch_size, section.workers)
+def score(
+    model: RetrievalModel,
+    split: Split,
+    relevance: np.ndarray | None,
+    section: config.Scoring,
+    image_tokens: torch.Tensor | None = None,
+) -> Inputs:
+    """Encode a split and re-rank its candidates. relevance (C, N): None where only recalls are wanted. image_tokens:
+    see `encode`."""
+    encoded = encode(model, split, section.batch_size, section.workers, image_tokens)
     return score_encoded(model, encoded, split.caption_image, relevance, section.candidates)
 
 

@@ -302,21 +302,30 @@ class RetrievalModel(PreTrainedModel):
         attention_mask: torch.Tensor,
         keys_values: list[KeysValues],
         image: torch.Tensor | None = None,
+        caption: torch.Tensor | None = None,
         cls_only: bool = False,
     ) -> torch.Tensor:
-        """Fuse captions with images.
+        """Fuse captions with images, P pairs.
 
-        text_tokens: (P, L, D), attention_mask: (P, L), keys_values: of B images, image: (P,) which of them each
-        caption is fused with (None: the first with the first, and so on). Returns (P, L, D), or with `cls_only`
-        (P, 1, D): the last layer then works for [CLS] alone, which is all that matching needs.
+        text_tokens: (C, L, D), attention_mask: (C, L), keys_values: of B images, image and caption: (P,) which image
+        and which caption each pair consists of (None: the first, the second, and so on). Returns (P, L, D), or with
+        `cls_only` (P, 1, D): the last layer then works for [CLS] alone, which is all that matching needs. The first
+        self-attention's keys and values, which depend on the caption alone, are computed once for each caption.
         """
-        mask = attention_mask.bool()[:, None, None, :]
         hidden, layers = text_tokens, self._fusion_layers()
+        attended = layers[0].attention.keys_values(hidden)
+        mask = attention_mask.bool()[:, None, None, :]
+        if caption is not None:
+            # unlike indexing, the backward of index_select adds in a fixed order on a CPU: same seed, same bits
+            hidden, mask = hidden.index_select(0, caption), mask.index_select(0, caption)
+            attended = attended[0].index_select(0, caption), attended[1].index_select(0, caption)
         for layer, (keys, values) in zip(layers, keys_values, strict=True):
+            if layer is not layers[0]:
+                attended = layer.attention.keys_values(hidden)
             if image is not None:
                 keys, values = keys.index_select(0, image), values.index_select(0, image)
             queries = hidden[:, :1] if cls_only and layer is layers[-1] else hidden
-            hidden = layer.cross_block(layer.self_block(queries, hidden, mask), (keys, values))
+            hidden = layer.cross_block(layer.attention(queries, attended, mask), (keys, values))
         return hidden
 
     def match(self, fused_cls: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from rvlr import files, provenance
 from rvlr.errors import UserError, describe_system
 from rvlr.log import logger
 from rvlr.training import record
-from rvlr.training.folders import MARK, MARK_TEXT, is_part
+from rvlr.training.folders import MARK, MARK_TEXT, TOKENS, is_part
 
 FORMAT = 2
 """Changes when older checkpoints can no longer be read; it is part of the fingerprint."""
@@ -43,6 +43,7 @@ class ResumeFolder:
         """fingerprint: of the settings and inputs, see `rvlr.training.stage`."""
         self.folder, self.fingerprint = folder, fingerprint
         self.checkpoint, self.previous = folder / "checkpoint.pt", folder / "previous.pt"
+        self.tokens = folder / TOKENS  # written again by every start, see `rvlr.training.tokens`
         self._digests: dict[int, str] = {}  # of the best weights, by their step
         self._saved: Checkpoint | None = None  # step and best_step of the newest checkpoint
 

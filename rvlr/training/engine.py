@@ -312,4 +312,5 @@ def make_optimizer(task: Task, section: config.Training) -> torch.optim.AdamW:
         ],
         betas=section.betas,
         eps=section.eps,
+        fused=True,
     )

@@ -9,11 +9,12 @@ from rvlr import config
 from rvlr.errors import UserError
 
 MARK = ".rvlr-resume"
+TOKENS = "image-tokens.npy"
 MARK_TEXT = "rvlr keeps an unfinished training in this folder and deletes its files when the training is complete.\n"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 EVENTS = "events.out.tfevents.0.rvlr"
-_FILES = r"(checkpoint\.pt|previous\.pt|best-\d+\.safetensors|metrics\.jsonl)"
+_FILES = r"(checkpoint\.pt|previous\.pt|best-\d+\.safetensors|metrics\.jsonl|image-tokens\.npy)"
 _NAMES = re.compile(rf"{re.escape(MARK)}|{_FILES}|\.{_FILES}\.tmp-.*")  # the last: left by a killed process
 
 

@@ -130,6 +130,16 @@ DISTANCES: dict[str, Distance] = {"mae": mae, "mse": mse, "cumulative": cumulati
 """KD (e), KDI (f) and KDT (g): name in the configuration -> distance of two relation matrices (B, B)."""
 
 
+def relation_distillation_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence, mean over rows, of the softmax of a student's relations from that of a teacher's,
+    the diagonal left out; two relation matrices (B, B). The order of an item's neighbours counts, and not how large
+    cosines are as a whole, which differs between models."""
+    size = len(student)
+    logs = torch.log_softmax(off_diagonal(student).view(size, size - 1), dim=1)
+    target = torch.log_softmax(off_diagonal(teacher).view(size, size - 1), dim=1)
+    return F.kl_div(logs, target, reduction="batchmean", log_target=True)
+
+
 def wasserstein_distance(left: torch.Tensor, right: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """KD (e) by the published `wd`: the mean over rows of the weighted 1-D Wasserstein distance between two relation
     matrices (B, B).

@@ -16,13 +16,14 @@ import yaml
 from safetensors import SafetensorError
 
 from rvlr import config, files, provenance, relevance
-from rvlr.data.features import PARTS, read_features
+from rvlr.data.features import PARTS, Features, read_features
 from rvlr.data.images import training_transform
 from rvlr.data.loading import Loader, PairCollator, TrainingPairs, TrainingSchedule
 from rvlr.data.records import Split, read_split
 from rvlr.distributed import Processes, processes
 from rvlr.errors import UserError
 from rvlr.evaluation.corrected import balanced, recalls
+from rvlr.evaluation.encode import encode_images
 from rvlr.evaluation.scoring import score as score_split
 from rvlr.log import logger
 from rvlr.training import record, start
@@ -30,6 +31,7 @@ from rvlr.training.checkpoint import FORMAT, ResumeFolder
 from rvlr.training.engine import Engine
 from rvlr.training.folders import TENSORBOARD, check_output, check_relevance, check_resume
 from rvlr.training.tasks import Section, make_task
+from rvlr.training.tokens import image_tokens
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,6 @@ def _train(section: Section, seed: int, paths: Paths, group: Processes) -> None:
     torch.manual_seed(seed)
     task = make_task(section, paths.start, features)
     start.check_temperatures(task.model, paths.start)
-    collate = PairCollator(task.model.tokenizer, training.max_words, task.model.config.text.max_tokens, features)
     schedule = TrainingSchedule(
         captions=len(splits["train"].captions),
         batch_size=training.batch_size,
@@ -83,7 +84,7 @@ def _train(section: Section, seed: int, paths: Paths, group: Processes) -> None:
     with resume.locked() if group.is_main else nullcontext():
         group.meet("waiting for the resume folder")
         engine = Engine(task, training, seed, schedule, resume, group, lambda: start.sizes(paths.start, features))
-        best = _fit(engine, splits, collate, relevant)
+        best = _fit(engine, splits, features, relevant)
         if best is not None:
             task.model.load_state_dict(best)
             _write(engine, section, paths.output)
@@ -113,17 +114,20 @@ def _fingerprint(section: Section, seed: int, paths: Paths, splits: dict[str, Sp
 
 
 def _fit(
-    engine: Engine, splits: dict[str, Split], collate: PairCollator, relevant: np.ndarray | None
+    engine: Engine, splits: dict[str, Split], features: Features | None, relevant: np.ndarray | None
 ) -> dict[str, torch.Tensor] | None:
     engine.restore()
     training, schedule, model = engine.section, engine.schedule, engine.model
-    vision = model.config.vision
-    transform = training_transform(vision.image_size, vision.mean, vision.std, training.augmentation)
+    vision, text = model.config.vision, model.config.text
+    tokens = image_tokens(model, splits["train"], training, engine.resume.tokens, engine.group)
+    transform = None
+    if tokens is None:
+        transform = training_transform(vision.image_size, vision.mean, vision.std, training.augmentation)
     loader = Loader(
         TrainingPairs(splits["train"], transform, engine.seed),
         batch_sampler=schedule,
         workers=training.workers,
-        collate=collate,
+        collate=PairCollator(model.tokenizer, training.max_words, text.max_tokens, features, tokens),
         pin_memory=engine.accelerator.device.type == "cuda",
     )
     logger.info(
@@ -132,9 +136,14 @@ def _fit(
         *(engine.accelerator.num_processes, engine.accelerator.device),
     )
 
+    val_tokens: list[torch.Tensor] = []  # of a frozen encoder, from the first validation on
+
     def score() -> dict[str, float]:
         scoring = config.Scoring(candidates=training.val_candidates, workers=training.workers)
-        inputs = score_split(model, splits["val"], relevant, scoring)
+        if vision.frozen and not val_tokens:
+            batches = encode_images(model, splits["val"], scoring.batch_size, scoring.workers)
+            val_tokens.append(torch.cat(list(batches)))
+        inputs = score_split(model, splits["val"], relevant, scoring, val_tokens[0] if val_tokens else None)
         return recalls(inputs) if relevant is None else balanced(inputs)
 
     return engine.run(loader, score)

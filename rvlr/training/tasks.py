@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from rvlr import config
@@ -25,11 +26,12 @@ Terms = dict[str, torch.Tensor]
 
 RELATION_PROJECTIONS = [1536, 768]
 """Hidden and output width of the MLPs before the Wasserstein distance; docs/METHOD.md, "Losses"."""
+CAPTIONS_AT_ONCE = 16
 TRAINED_BY = {
     "fusion_layers": ("itm", "kd"),
     "match_head": ("itm",),
-    "vision_proj": ("itc", "iic"),
-    "text_proj": ("itc", "ttc"),
+    "vision_proj": ("itc", "iic", "rdi"),
+    "text_proj": ("itc", "ttc", "rdt"),
     "temperature": ("itc", "iic", "ttc"),
     "teacher_vision_proj": ("iic",),
     "teacher_text_proj": ("ttc",),
@@ -69,13 +71,30 @@ class Task(nn.Module):
 
     def forward(self, batch: Batch) -> Terms:
         """batch: see `PairCollator`. Returns the weighted total as `loss` and every term by its name."""
-        image_tokens = self.model.encode_image(batch["pixels"])
-        text_tokens = self.model.encode_text(batch["input_ids"], batch["attention_mask"])
+        image_tokens = batch["image_tokens"] if "image_tokens" in batch else self.model.encode_image(batch["pixels"])
+        text_tokens = self._text_tokens(batch["input_ids"], batch["attention_mask"])
         image, text = self.model.embed_image(image_tokens[:, 0]), self.model.embed_text(text_tokens[:, 0])
         found = self._terms(Pairs(batch, image_tokens, text_tokens, image.float(), text.float()))
         terms = {name: found[name] for name in self.weights}
         total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         return {"loss": total, **terms}
+
+    def _text_tokens(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Text tokens (B, L, width) of ids and mask (B, L). On a CPU captions of similar length are encoded together,
+        since padding takes as long as words do there; a GPU takes longer for several small batches."""
+        if ids.device.type != "cpu":
+            return self.model.encode_text(ids, mask)
+        encoder = self.model.text_encoder
+        words = encoder.get_input_embeddings()(ids)  # together: the gradient of the whole vocabulary is made once
+        lengths = mask.sum(dim=1)
+        order = lengths.argsort(stable=True)
+        parts = []
+        for rows in order.split(CAPTIONS_AT_ONCE):
+            length = int(lengths[rows].max())
+            taken = words.index_select(0, rows)[:, :length]
+            tokens = encoder(inputs_embeds=taken, attention_mask=mask[rows, :length]).last_hidden_state
+            parts.append(F.pad(tokens, (0, 0, 0, ids.shape[1] - length)))
+        return torch.cat(parts).index_select(0, order.argsort())
 
     def _terms(self, pairs: Pairs) -> Terms:
         """The terms that have a weight, by name."""
@@ -95,11 +114,11 @@ class Task(nn.Module):
         every = torch.arange(size, device=ids.device)
         captions = torch.cat([every, wrong_text, every])
         fused = self.model.fuse(
-            # unlike indexing, the backward of index_select adds in a fixed order on a CPU: same seed, same bits
-            pairs.text_tokens.index_select(0, captions),
-            pairs.batch["attention_mask"].index_select(0, captions),
+            pairs.text_tokens,
+            pairs.batch["attention_mask"],
             self.model.image_keys_values(pairs.image_tokens),
             image=torch.cat([every, every, wrong_image]),
+            caption=captions,
             cls_only=True,
         )[:, 0]
         logits, found = self.model.match(fused), torch.cat([text_found, image_found])
@@ -151,7 +170,17 @@ class StudentTask(Task):
                 terms |= self._contrasts(pairs)
             if self._uses("kd", "kdi", "kdt"):
                 terms |= self._relations(pairs, fused)
+            if self._uses("rdi"):
+                terms["rdi"] = self._embedding_relations(pairs.image, pairs.batch["teacher_image"])
+            if self._uses("rdt"):
+                terms["rdt"] = self._embedding_relations(pairs.text, pairs.batch["teacher_text"])
         return terms
+
+    def _embedding_relations(self, embeddings: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """RDI or RDT of the gathered batch; tau2 is a constant here."""
+        temperature = self.model.relation_temperature.detach()
+        student, teacher = (losses.relation_matrix(gather(rows), temperature) for rows in (embeddings, features))
+        return losses.relation_distillation_loss(student, teacher)
 
     def _contrasts(self, pairs: Pairs) -> Terms:
         """ITC, IIC and TTC of the gathered batch."""
