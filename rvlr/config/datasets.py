@@ -128,12 +128,22 @@ class SplitRatio(Section):
     """Share of the images that go to test, at least 2 images."""
     seed: Seed = 0
     """Seed of the draw, which depends on the ids of the images alone, not on their order."""
+    fold: Annotated[int, Field(ge=0, lt=1_000), NUMBER] = 0
+    """For cross-validation: which of the disjoint test splits of this seed and this `test` is drawn; 0: the first. With
+    `test: 0.25` there are the folds 0 to 3."""
+    redraw: bool = False
+    """`true`: splits that the captions file names are ignored, and drawn too."""
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
         if self.val + self.test >= 1:
             raise ValueError(
                 f"val + test is {self.val + self.test:g}, which leaves nothing to train on; keep it below 1"
+            )
+        folds = int(1 / self.test + 1e-9)
+        if self.fold >= folds:
+            raise ValueError(
+                f"fold is {self.fold}, but a test share of {self.test:g} has folds 0 to {folds - 1} only; give one of them"
             )
         return self
 

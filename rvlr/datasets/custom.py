@@ -59,6 +59,9 @@ def prepare(section: Custom, folder: Path, downloads: Path = DOWNLOADS, check: C
     entries, faults = captions_file.read(section.captions)
     images = _merge(entries)
     _check_consistency(images, faults)
+    if section.split.redraw:
+        for image in images:
+            image.splits.clear()
     if not faults:  # an image with a misspelt split would be counted as one without a split
         _check_splits(images, section.split, faults)
     root = section.images.resolve()
@@ -163,10 +166,14 @@ def _check_splits(images: Sequence[_Image], ratio: SplitRatio, faults: Faults) -
 
 
 def _draw_splits(records: Sequence[Record], ratio: SplitRatio) -> dict[str, list[Record]]:
-    """Deal the shuffled records out."""
-    drawn = iter(shuffled(records, ratio.seed))
+    """Deal the shuffled records out; the test splits of different folds have no image in common."""
+    counts, order = split_counts(len(records), ratio.val, ratio.test), shuffled(records, ratio.seed)
+    first = ratio.fold * counts["test"]
+    if first + counts["test"] > len(order):  # a test split has at least 2 images, whatever its share
+        raise UserError(f"dataset.split.fold: {ratio.fold} needs more than the {len(order)} images; give a lower number")
+    drawn = iter(order[len(order) - first :] + order[: len(order) - first])
     splits = {}
-    for name, count in split_counts(len(records), ratio.val, ratio.test).items():
+    for name, count in counts.items():
         splits[name] = sorted((next(drawn) for _ in range(count)), key=lambda record: record.image_id)
     return splits
 

@@ -87,7 +87,7 @@ def _test_images(dataset: Custom) -> int | None:
     if wrong:
         return None
     splits = {entry.image: entry.split for entry in entries}
-    if any(splits.values()):
+    if any(splits.values()) and not dataset.split.redraw:
         return sum(split == "test" for split in splits.values())
     return split_counts(len(splits), dataset.split.val, dataset.split.test)["test"]
 
