@@ -309,7 +309,37 @@ def test_drawn_splits_do_not_depend_on_the_order_of_records(images: Path) -> Non
     images_used = [r.image for name in SPLITS for r in forward[name].records]
     assert sorted(images_used) == sorted(str(r["image"]) for r in records)
     about = files.read_json(images.parent / "out-b.json" / "splits" / "dataset.json")
-    assert about["splits_from"] == {"source": "ratio", "val": 0.2, "test": 0.1, "seed": 3}
+    assert about["splits_from"] == {"source": "ratio", **ratio.model_dump()}
+
+
+def test_folds_have_disjoint_test_splits_and_the_first_is_what_is_drawn_without_folds(images: Path) -> None:
+    text = lines(*_many(images, 40))
+    plain = run(images, "c.jsonl", text, split=SplitRatio(test=0.25))
+    folds = [run(images, "c.jsonl", text, split=SplitRatio(test=0.25, fold=fold)) for fold in range(4)]
+    assert folds[0] == plain
+    tested = [record.image_id for fold in folds for record in fold["test"].records]
+    assert len(set(tested)) == len(tested) == 40
+    for fold in folds:
+        assert [len(fold[name].records) for name in SPLITS] == [26, 4, 10]
+        assert len({record.image_id for name in SPLITS for record in fold[name].records}) == 40
+
+
+def test_a_fold_that_does_not_exist(images: Path) -> None:
+    with pytest.raises(ValueError, match=r"fold is 2, but a test share of 0\.4 has only the folds 0 to 1"):
+        SplitRatio(test=0.4, fold=2)
+    text = message(images, "c.jsonl", lines(*_many(images, 10)), split=SplitRatio(val=0.2, test=0.1, fold=7))
+    assert "dataset.split.fold: 7 needs more than the 10 images" in text
+
+
+def test_splits_of_the_file_can_be_drawn_again(images: Path) -> None:
+    records = _many(images, 40)
+    named = [
+        {**record, "split": name} for record, name in zip(records, ["train", "val", "test", "train"] * 10, strict=True)
+    ]
+    drawn = run(images, "c.jsonl", lines(*records))
+    assert run(images, "named.jsonl", lines(*named)) != drawn
+    again = run(images, "named.jsonl", lines(*named), split=SplitRatio(redraw=True))
+    assert {name: split.records for name, split in again.items()} == {name: s.records for name, s in drawn.items()}
 
 
 def test_drawn_splits_depend_on_the_seed_alone(images: Path) -> None:

@@ -149,6 +149,9 @@ def test_matching_needs_only_the_cls_of_the_last_layer(tiny_model: Path) -> None
     torch.testing.assert_close(first, whole[:, :1])
     one_by_one = model.fuse(text, mask, model.image_keys_values(image[which]))
     torch.testing.assert_close(one_by_one, whole)
+    captions = torch.tensor([2, 0, 2])
+    chosen = model.fuse(text[captions], mask[captions], model.image_keys_values(image), which)
+    torch.testing.assert_close(model.fuse(text, mask, model.image_keys_values(image), which, captions), chosen)
 
 
 @pytest.mark.parametrize("fusion_layers", [1, 2, 3])

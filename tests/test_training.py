@@ -27,7 +27,7 @@ from rvlr.evaluation import corrected
 from rvlr.evaluation.scoring import score
 from rvlr.models import build
 from rvlr.models.retrieval import RetrievalModel
-from rvlr.training import losses
+from rvlr.training import losses, stage
 from rvlr.training.engine import make_optimizer
 from rvlr.training.stage import Paths, train
 from rvlr.training.tasks import StudentTask, TeacherTask
@@ -155,6 +155,67 @@ def test_training_learns_and_writes_its_outputs(tiny_data: Path, tiny_model: Pat
     frozen = yaml.safe_load((paths.output / "config.yaml").read_text())
     assert frozen["seed"] == 3
     assert not (paths.resume / "checkpoint.pt").exists()
+
+
+def test_captions_encoded_by_length_give_the_tokens_of_the_whole_batch(tiny_model: Path) -> None:
+    task = TeacherTask(RetrievalModel.from_pretrained(tiny_model), config.TeacherWeights())
+    lengths = torch.randint(3, 12, (40,))
+    mask = (torch.arange(12) < lengths[:, None]).long()
+    ids = torch.randint(5, 20, (40, 12)) * mask
+    tokens = task._text_tokens(ids, mask)
+    assert tokens.shape == (40, 12, task.model.text_encoder.config.hidden_size)
+    whole = task.model.encode_text(ids, mask)
+    torch.testing.assert_close(tokens[mask.bool()], whole[mask.bool()], atol=1e-6, rtol=1e-5)
+
+
+@pytest.fixture
+def frozen_vision(tiny_data: Path, tmp_path: Path) -> Path:
+    """A tiny model whose vision encoder learns nothing."""
+    section = {**TINY_MODEL, "vision": {**TINY_MODEL["vision"], "frozen": True}}
+    folder = tmp_path / "frozen"
+    captions = read_split(tiny_data / "splits/train.jsonl").captions
+    build.initialise(config.parse(section, "test", config.Model), 0, captions, folder)
+    return folder
+
+
+def test_a_frozen_encoder_without_augmentation_encodes_each_image_once(
+    tiny_data: Path, frozen_vision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are those of a training that encodes every image in every step, but for the last bits."""
+    section = teacher_section(augmentation=None, workers=0, epochs=3)
+    seen = []
+    encode = RetrievalModel.encode_image
+
+    def count(model: RetrievalModel, pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return encode(model, pixels)
+
+    monkeypatch.setattr(RetrievalModel, "encode_image", count)
+    train(section, 3, once := paths_in(tmp_path / "once", frozen_vision, tiny_data))
+    images = sum(len(read_split(tiny_data / f"splits/{name}.jsonl").records) for name in ("train", "val"))
+    assert sum(seen) == images
+    monkeypatch.setattr(stage, "image_tokens", lambda *arguments: None)
+    train(section, 3, always := paths_in(tmp_path / "always", frozen_vision, tiny_data))
+    assert sum(seen) > 3 * images
+    found, expected = (load_file(paths.output / "model/model.safetensors") for paths in (once, always))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3, msg=name)
+    assert not list(once.resume.glob("*"))
+
+
+@pytest.mark.slow
+def test_with_stored_tokens_a_stopped_training_ends_with_the_same_bits(
+    tiny_data: Path, frozen_vision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = teacher_section(augmentation=None, workers=0, epochs=3)
+    train(section, 3, whole := paths_in(tmp_path / "whole", frozen_vision, tiny_data))
+    stopped = paths_in(tmp_path / "stopped", frozen_vision, tiny_data)
+    with stopped_at(5), pytest.raises(Interrupted):
+        train(section, 3, stopped)
+    assert (stopped.resume / "image-tokens.npy").exists()
+    train(section, 3, stopped)
+    first, second = (paths.output / "model/model.safetensors" for paths in (whole, stopped))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_the_best_weights_on_val_are_kept(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:

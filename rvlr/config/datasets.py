@@ -143,7 +143,7 @@ class SplitRatio(Section):
         folds = int(1 / self.test + 1e-9)
         if self.fold >= folds:
             raise ValueError(
-                f"fold is {self.fold}, but a test share of {self.test:g} has folds 0 to {folds - 1} only; give one of them"
+                f"fold is {self.fold}, but a test share of {self.test:g} has only the folds 0 to {folds - 1}"
             )
         return self
 

@@ -170,7 +170,9 @@ def _draw_splits(records: Sequence[Record], ratio: SplitRatio) -> dict[str, list
     counts, order = split_counts(len(records), ratio.val, ratio.test), shuffled(records, ratio.seed)
     first = ratio.fold * counts["test"]
     if first + counts["test"] > len(order):  # a test split has at least 2 images, whatever its share
-        raise UserError(f"dataset.split.fold: {ratio.fold} needs more than the {len(order)} images; give a lower number")
+        raise UserError(
+            f"dataset.split.fold: {ratio.fold} needs more than the {len(order)} images; give a lower number"
+        )
     drawn = iter(order[len(order) - first :] + order[: len(order) - first])
     splits = {}
     for name, count in counts.items():
