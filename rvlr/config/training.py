@@ -158,9 +158,9 @@ class StudentWeights(TeacherWeights):
     kdt: Weight = 1.0
     """Weight of (g), the text teacher's relations against the fused relations."""
     rdi: Weight = 0.0
-    """Weight of the relations between image embeddings against those of the image teacher; not published."""
+    """Weight of (h), the relations of the image embeddings against those of the image teacher; not published."""
     rdt: Weight = 0.0
-    """Weight of the relations between text embeddings against those of the text teacher; not published."""
+    """Weight of (i), the relations of the text embeddings against those of the text teacher; not published."""
 
 
 class Teacher(Section):
@@ -289,9 +289,6 @@ class Student(Section):
     """Distance between relations. `mae`: mean absolute difference. `mse`: mean squared difference. `cumulative`:
     mean absolute difference of cumulative sums (also `kl`, the published code's name). `wasserstein` (also `wd`):
     row-wise 1-D Wasserstein distance of learnt projections; `kdi` and `kdt` are then 0."""
-    teacher_projections: Literal["fresh", "aligned"] = "fresh"
-    """What the projections of teacher features start from. `fresh`: random weights, as published. `aligned`: the
-    principal components of the teacher features, rotated onto the start model's embeddings."""
     fusion_weight: FusionWeight = FusionWeight()
     """Lambda, the weight of the text teacher in the fused relations."""
     training: Training = Training()

@@ -72,8 +72,6 @@ def _train(section: Section, seed: int, paths: Paths, group: Processes) -> None:
     torch.manual_seed(seed)
     task = make_task(section, paths.start, features)
     start.check_temperatures(task.model, paths.start)
-    if features is not None and isinstance(section, config.Student) and section.teacher_projections == "aligned":
-        start.align_teacher_projections(task.model, splits["train"], features, training.batch_size)
     schedule = TrainingSchedule(
         captions=len(splits["train"].captions),
         batch_size=training.batch_size,
