@@ -1,6 +1,7 @@
 """The losses against the published implementation's values and gradients, and against slow, obvious versions."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,24 @@ NAMES = {
     "kdt": "relation_kd_text",
 }
 FEATURES = ("image_feat", "text_feat", "image_teacher_feat", "text_teacher_feat", "fused_cls")
+
+
+def test_relations_of_embeddings_are_compared_row_by_row_without_the_diagonal() -> None:
+    """The Kullback-Leibler divergence, item by item, and that it does not see how large cosines are as a whole."""
+    student, teacher = torch.randn(2, 7, 7, dtype=torch.float64)
+    found = losses.relation_distillation_loss(student, teacher)
+    total = 0.0
+    for row in range(7):
+        others = [column for column in range(7) if column != row]
+        wanted = [math.exp(teacher[row, column]) for column in others]
+        given = [math.exp(student[row, column]) for column in others]
+        for one, other in zip(wanted, given, strict=True):
+            share = one / sum(wanted)
+            total += share * math.log(share / (other / sum(given)))
+    assert found.item() == pytest.approx(total / 7, rel=1e-12)
+    shifted = losses.relation_distillation_loss(student + 3.0, teacher)
+    assert shifted.item() == pytest.approx(found.item(), rel=1e-12)
+    assert losses.relation_distillation_loss(teacher, teacher + torch.diag(torch.ones(7))).item() == pytest.approx(0)
 
 
 @pytest.mark.parametrize("case", PUBLISHED)

@@ -145,7 +145,7 @@ class TeacherWeights(Section):
 
 
 class StudentWeights(TeacherWeights):
-    """Weights of the seven losses of stage 2: docs/METHOD.md, "Losses", a to g in this order."""
+    """Weights of the losses of stage 2: docs/METHOD.md, "Losses", a to i in this order."""
 
     iic: Weight = 1.0
     """Weight of (c), representation distillation of images."""
@@ -284,7 +284,7 @@ class Student(Section):
     """What training starts from: the name of a trained teacher or of a model. Default: the teacher; for a teacher
     that is not trained the only model."""
     weights: StudentWeights = StudentWeights()
-    """Weights of the seven losses of stage 2, at least one above 0; a loss with weight 0 is not computed."""
+    """Weights of the losses of stage 2, at least one above 0; a loss with weight 0 is not computed."""
     distance: Literal["mae", "mse", "cumulative", "wasserstein"] = "mae"
     """Distance between relations. `mae`: mean absolute difference. `mse`: mean squared difference. `cumulative`:
     mean absolute difference of cumulative sums (also `kl`, the published code's name). `wasserstein` (also `wd`):

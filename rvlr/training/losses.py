@@ -1,4 +1,4 @@
-"""The losses of docs/METHOD.md, "Losses", a to g, as pure functions.
+"""The losses of docs/METHOD.md, "Losses", a to i, as pure functions.
 
 All but the matching loss expect tensors that are gathered over all processes; all return scalars. Features that are
 called embeddings have unit length. ids: (B,) int64, the image of each pair; captions of one image share an id.
@@ -131,9 +131,9 @@ DISTANCES: dict[str, Distance] = {"mae": mae, "mse": mse, "cumulative": cumulati
 
 
 def relation_distillation_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence, mean over rows, of the softmax of a student's relations from that of a teacher's,
-    the diagonal left out; two relation matrices (B, B). The order of an item's neighbours counts, and not how large
-    cosines are as a whole, which differs between models."""
+    """RDI (h) and RDT (i): the Kullback-Leibler divergence, mean over rows, of the softmax of a student's relations from
+    that of a teacher's, the diagonal left out; two relation matrices (B, B). Which neighbours are near counts, and not
+    how large the cosines of a model are as a whole."""
     size = len(student)
     logs = torch.log_softmax(off_diagonal(student).view(size, size - 1), dim=1)
     target = torch.log_softmax(off_diagonal(teacher).view(size, size - 1), dim=1)

@@ -140,7 +140,7 @@ class TeacherTask(Task):
 
 
 class StudentTask(Task):
-    """Stage 2: all seven terms against stored teacher features, `teacher_image` and `teacher_text` of the batch."""
+    """Stage 2: all terms against stored teacher features, `teacher_image` and `teacher_text` of the batch."""
 
     def __init__(self, model: RetrievalModel, section: config.Student) -> None:
         self.distance, weights = section.distance, section.weights
