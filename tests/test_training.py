@@ -131,14 +131,25 @@ def test_matching_negatives_come_from_pools(tiny_model: Path, monkeypatch: pytes
 def test_every_student_term_reaches_the_parameters_it_should(tiny_model: Path) -> None:
     added = {"teacher_widths": [16, 16], "fusion_weight": 0.5}
     model = RetrievalModel.student_from(tiny_model, **added)
-    task = StudentTask(model, student_section())
+    section = student_section(weights={"rdi": 0.5, "rdt": 0.25})
+    task = StudentTask(model, section)
     batch = student_batch(torch.arange(4))
     terms = task(batch)
-    assert list(terms) == ["loss", "itc", "itm", "iic", "ttc", "kd", "kdi", "kdt"]
-    expected = sum(weight * terms[name] for name, weight in student_section().weights.model_dump().items())
+    assert list(terms) == ["loss", "itc", "itm", "iic", "ttc", "kd", "kdi", "kdt", "rdi", "rdt"]
+    expected = sum(weight * terms[name] for name, weight in section.weights.model_dump().items())
     torch.testing.assert_close(terms["loss"], expected)
     terms["loss"].backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_relations_of_embeddings_train_their_own_encoder_and_no_scalar(tiny_model: Path) -> None:
+    model = RetrievalModel.student_from(tiny_model, teacher_widths=[16, 16], fusion_weight=0.5)
+    zero = dict.fromkeys(("itc", "itm", "iic", "ttc", "kd", "kdi", "kdt"), 0)
+    terms = StudentTask(model, student_section(weights={**zero, "rdt": 1}))(student_batch(torch.arange(6)))
+    assert list(terms) == ["loss", "rdt"]
+    terms["loss"].backward()
+    trained = {name.partition(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {"text_encoder", "text_proj"}
 
 
 def test_training_learns_and_writes_its_outputs(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
