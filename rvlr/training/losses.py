@@ -131,9 +131,9 @@ DISTANCES: dict[str, Distance] = {"mae": mae, "mse": mse, "cumulative": cumulati
 
 
 def relation_distillation_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """RDI (h) and RDT (i): the Kullback-Leibler divergence, mean over rows, of the softmax of a student's relations from
-    that of a teacher's, the diagonal left out; two relation matrices (B, B). Which neighbours are near counts, and not
-    how large the cosines of a model are as a whole."""
+    """RDI (h) and RDT (i): mean over rows of the Kullback-Leibler divergence of the softmax of a student's relations
+    from that of a teacher's, the diagonal left out; two relation matrices (B, B). Which neighbours are near counts, and
+    not how large the cosines of a model are as a whole."""
     size = len(student)
     logs = torch.log_softmax(off_diagonal(student).view(size, size - 1), dim=1)
     target = torch.log_softmax(off_diagonal(teacher).view(size, size - 1), dim=1)

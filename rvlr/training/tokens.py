@@ -41,4 +41,5 @@ def image_tokens(
 
     shape = group.by_main(write, "the tokens of the frozen vision encoder")
     logger.info("the frozen vision encoder has encoded %d images once, %d tokens each", *shape[:2])
-    return np.load(path, mmap_mode="r")
+    rows: np.ndarray = np.load(path, mmap_mode="r")
+    return rows
