@@ -234,7 +234,9 @@ def test_a_missing_or_changed_evaluation_is_refused(study: Study) -> None:
     path = other / "seed1/student-a/eval/test.json"
     content = path.read_text()
     path.write_text(content.replace('"images": 8', '"images": 9'))
-    with pytest.raises(UserError, match=f"{path}: counts, notes, protocols, diagnostics are not as they were measured"):
+    with pytest.raises(
+        UserError, match=f"{path}: counts, notes, protocols, judgements, diagnostics are not as they were measured"
+    ):
         pool.read([one, other])
     path.unlink()
     with pytest.raises(UserError, match=f"{path}: no such file"):

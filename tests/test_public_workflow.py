@@ -23,7 +23,7 @@ import study
 import yaml
 from conftest import ROOT, TINY_MODEL, TINY_TRAINING
 
-from rvlr.config.sources import SOURCES
+from rvlr.config.sources import CXC, SOURCES
 from rvlr.ownership import LEDGER
 
 pytestmark = pytest.mark.slow
@@ -132,6 +132,19 @@ def test_the_published_configuration_is_planned_without_any_data(kind: str, tmp_
     assert planned["train_student"] == 6
     assert planned["evaluate_model"] == 12
     assert not list(tmp_path.glob("downloads/*"))
+
+
+def test_the_ratings_of_people_are_fetched_and_given_to_the_evaluation(tmp_path: Path) -> None:
+    overlay: dict[str, Any] = {"evaluation": {"judgements": {"cxc": True, "eccv": True}}, "downloads": "my downloads"}
+    overlay["models"] = {"base": {"vision": {"weights": "random"}, "text": {"weights": "random"}}}
+    done = snakemake(tmp_path, "coco", [overlay], "--dry-run", "--printshellcmds", "--resources", "gpu=2")
+    assert done.returncode == 0, done.stderr
+    assert plan(done.stdout)["fetch_file"] == 3 + len(CXC)
+    fetched = {f"my downloads/cxc/{kind}_test.csv" for kind in ("sis", "sts", "sits")}
+    assert fetched <= set(re.findall(r"output: (.*)", done.stdout))
+    evaluations = re.findall(r"-m rvlr evaluate .*", done.stdout)
+    assert len(evaluations) == 12
+    assert all("--cxc 'my downloads/cxc' --output" in one for one in evaluations)
 
 
 def test_the_ablations_of_the_paper_share_one_teacher(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
-"""`rvlr summarise`, `rvlr pool`, `rvlr plot-...` and `rvlr draw-sheets`: tables and figures."""
+"""`rvlr summarise`, `rvlr pool`, `rvlr agreement`, `rvlr plot-...` and `rvlr draw-sheets`: tables and figures."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rvlr import files, log
-from rvlr.cli.options import App, Evaluations, LogFile, Output, whole
+from rvlr import config, files, log
+from rvlr.cli.options import App, Captions, Evaluations, LogFile, Output, Stemmer, whole
 from rvlr.ownership import check_paths
 
 app = App()
@@ -58,6 +58,26 @@ def pool(
     if found.comparisons:
         differences.plot_differences(found, forest)
     files.write_text(summary["txt"], tables.table(found))
+
+
+@app.command()
+def agreement(
+    captions: Captions,
+    ratings: Annotated[Path, typer.Option("--cxc", help="Folder of the ratings of Crisscrossed Captions.")],
+    part: Annotated[str | None, typer.Option(help="test or val, where the folder has the ratings of both.")] = None,
+    scorer: Annotated[str, typer.Option(help="rouge-score or coco-caption.")] = "rouge-score",
+    stemmer: Stemmer = False,
+) -> None:
+    """Compare ROUGE-L with people. Prints Spearman's correlation of both on the pairs of images and captions of COCO
+    that people rated."""
+    log.setup(None)
+    section = config.parse({"scorer": scorer, "stemmer": stemmer}, "options", config.Relevance)
+    from rvlr.datasets.annotations import read_captions
+    from rvlr.judgements import agreement as people
+    from rvlr.judgements import coco, cxc
+
+    split = read_captions(captions, coco.CAPTIONS)
+    typer.echo(people.table(people.measure(split, cxc.read(ratings, split, part), section)))
 
 
 @app.command()

@@ -247,6 +247,12 @@ def _train(
     stage.train(section, seed, stage.Paths(start_model, splits, features, resume, output, relevance))
 
 
+Ratings = Annotated[
+    Path | None,
+    typer.Option("--cxc", help="Folder of the ratings of Crisscrossed Captions, if the section asks for them."),
+]
+
+
 @app.command()
 def evaluate(
     config_file: ConfigFile,
@@ -261,6 +267,7 @@ def evaluate(
     ] = None,
     scenes: Scenes = None,
     teacher: Teachers = None,
+    ratings: Ratings = None,
     log_file: LogFile = None,
 ) -> None:
     """Evaluate a model three ways. Writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
@@ -271,12 +278,12 @@ def evaluate(
     teachers = named_folders("--teacher", teacher or [])
     given |= {f"--teacher {name}": folder for name, folder in teachers.items()}
     made = [output / f"{split.stem}.json", output / "rankings.npz"]
-    check_paths({**given, "--scenes": scenes, "--log-file": log_file}, {"--output": made})
+    check_paths({**given, "--scenes": scenes, "--cxc": ratings, "--log-file": log_file}, {"--output": made})
     from rvlr import devices
     from rvlr.evaluation import stage
 
     devices.lease(1)
-    stage.evaluate(section, run, seed, model, split, relevance, output, train, scenes, teachers)
+    stage.evaluate(section, run, seed, model, split, relevance, output, train, scenes, teachers, ratings)
 
 
 @app.command()
@@ -289,6 +296,7 @@ def evaluate_features(
     relevance: Annotated[Path, typer.Option(help="Relevance matrix of that split, .npy.")],
     output: Output,
     scenes: Scenes = None,
+    ratings: Ratings = None,
     log_file: LogFile = None,
 ) -> None:
     """Evaluate a teacher's raw features within each modality. Writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
@@ -297,10 +305,10 @@ def evaluate_features(
     _check_scenes(section, config_file, scenes)
     given = {"--config": config_file, "--features": features, "--split": split, "--relevance": relevance}
     made = [output / f"{split.stem}.json", output / "rankings.npz"]
-    check_paths({**given, "--scenes": scenes, "--log-file": log_file}, {"--output": made})
+    check_paths({**given, "--scenes": scenes, "--cxc": ratings, "--log-file": log_file}, {"--output": made})
     from rvlr.evaluation import features as raw
 
-    raw.evaluate(section, run, seed, features, split, relevance, output, scenes)
+    raw.evaluate(section, run, seed, features, split, relevance, output, scenes, ratings)
 
 
 def _check_scenes(section: config.Scoring, config_file: Path, scenes: Path | None) -> None:

@@ -19,7 +19,7 @@ from rvlr.config.datasets import (
     SplitRatio,
     VizWiz,
 )
-from rvlr.config.evaluation import Evaluation, Relevance, Scoring
+from rvlr.config.evaluation import Evaluation, Judgements, Relevance, Scoring
 from rvlr.config.models import Model, Text, TextSettings, Vision, VisionSettings
 from rvlr.config.sources import Origin, Source, Sources
 from rvlr.config.study import Study, lay_over_bases, load, parse, refuse, to_yaml
@@ -47,6 +47,7 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "Flickr30K",
+    "Judgements",
     "Model",
     "Origin",
     "PublicSet",

@@ -5,10 +5,12 @@ Enters: the mappings that were read, or the validated study. Leaves: faults, eac
 
 import unicodedata
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rvlr.config.base import Section
+from rvlr.config.datasets import Coco
 from rvlr.config.models import Model
 from rvlr.config.training import SingleModalTeacher, Student, TrainedTeacher
 from rvlr.errors import show
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from rvlr.config.study import Study
 
 DOWNLOADS = Path("downloads")
+JUDGED_IMAGES, JUDGED_CAPTIONS = 5_000, 5
+"""The COCO test images that people judged, and how many captions of each."""
 
 
 def references(data: dict[str, Any]) -> list[str]:
@@ -81,8 +85,8 @@ def _alike(group: str, names: Iterable[str]) -> list[str]:
 
 def late(study: "Study") -> list[str]:
     """Faults of a validated study that would end it only after hours: weights that are not fetched, since they are not
-    below the folder of downloads; subsets as large as the test split; scenes of a data set that does not know them; a
-    batch larger than the training split."""
+    below the folder of downloads; subsets as large as the test split; scenes of a data set that does not know them;
+    people's judgements that are not of the test split, or are not installed; a batch larger than the training split."""
     faults = []
     for key, weights in weights_of(study):
         path = Path(weights)
@@ -94,7 +98,8 @@ def late(study: "Study") -> list[str]:
             f"evaluation.scene_relevance: true, but what images show is known of the data set shapes alone, not of "
             f"{study.dataset.kind!r}; leave it out"
         )
-    return faults + subsets(study.evaluation.subsets, study.dataset.test_images) + _batches(study)
+    faults += subsets(study.evaluation.subsets, study.dataset.test_images)
+    return faults + _judgements(study) + _batches(study)
 
 
 def weights_of(study: "Study") -> Iterator[tuple[str, str]]:
@@ -115,6 +120,29 @@ def subsets(names: Iterable[str], images: int | None) -> list[str]:
         for name in names
         if images is not None and int(name.partition("-")[2]) >= images
     ]
+
+
+def _judgements(study: "Study") -> list[str]:
+    """Faults of people's judgements: they are of COCO's test images and the first captions of each, which own
+    photographs may be a copy of."""
+    asked, dataset = study.evaluation.judgements, study.dataset
+    wanted = [name for name, value in asked if value]
+    keys = " and ".join(f"evaluation.judgements.{name}" for name in wanted)
+    faults = []
+    if wanted and dataset.kind not in ("coco", "custom"):
+        faults.append(
+            f"{keys}: true, but people judged COCO's images alone, and this data set is {dataset.kind!r}; leave it out"
+        )
+    if wanted and isinstance(dataset, Coco):
+        kept = dataset.captions_per_image
+        if kept is not None and kept < JUDGED_CAPTIONS:
+            faults.append(f"{keys}: true, but dataset.captions_per_image is {kept}; people judged {JUDGED_CAPTIONS}")
+        if dataset.counts.test not in (None, JUDGED_IMAGES):
+            found = f"dataset.counts.test is {dataset.counts.test:,}"
+            faults.append(f"{keys}: true, but {found}; people judged all {JUDGED_IMAGES:,} COCO test images")
+    if asked.eccv and find_spec("eccv_caption") is None:
+        faults.append("evaluation.judgements.eccv: true, but eccv_caption is not installed; pip install eccv_caption")
+    return faults
 
 
 def _batches(study: "Study") -> list[str]:

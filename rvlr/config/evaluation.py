@@ -34,6 +34,18 @@ Subset = Annotated[
 ]
 
 
+class Judgements(Section):
+    """People's judgements that models of COCO are measured by, besides the protocols; docs/METHOD.md, "People's
+    judgements"."""
+
+    cxc: bool = False
+    """`true`: Crisscrossed Captions: R@K of image and text within and across kinds, and correlation of similarities
+    with people's ratings. The rating files are fetched into `downloads`."""
+    eccv: bool = False
+    """`true`: ECCV Caption: mAP@R, R-precision and R@1 across kinds. Needs the package `eccv_caption`:
+    `pip install -e '.[eccv]'`."""
+
+
 class Scoring(Section):
     """How a model is scored; changing it evaluates again and trains nothing."""
 
@@ -48,6 +60,8 @@ class Scoring(Section):
     scene_relevance: bool = False
     """`true`: the lists are also judged by what the scenes have in common, as protocol `corrected/scenes`, beside the
     relevance by words; only for the data set `shapes`, whose scenes are known."""
+    judgements: Judgements = Judgements()
+    """People's judgements of the COCO test images, measured as well."""
     batch_size: Batch = 64
     """Images encoded at a time; four times as many captions."""
     workers: Workers = 4

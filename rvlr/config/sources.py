@@ -71,6 +71,12 @@ _AUTHORS = (
     "b99c88b2b8bce7c4c70357f8899ba84d0da933c2/data"
 )
 _BERT = "https://huggingface.co/google-bert/bert-base-uncased/resolve/86b5e0934494bd15c9632b12f734a8a67f723594"
+_CXC = (
+    "https://raw.githubusercontent.com/google-research-datasets/Crisscrossed-Captions/"
+    "7d6634be173a6f6a16ab1e61bebc217de8444513/data"
+)
+CXC = ("cxc-sis", "cxc-sts", "cxc-sits")
+"""The ratings of Crisscrossed Captions, which lie in one folder."""
 _COCO_TERMS = "captions CC BY 4.0; images under Flickr's terms of use, each under a Creative Commons licence of its own"
 _FLICKR_TERMS = "for research and education only; images under Flickr's terms of use"
 _VIZWIZ_TERMS = "CC BY 4.0"
@@ -86,6 +92,12 @@ def _coco_images(name: str, size: int, md5: str, images: int) -> Source:
     addresses = [f"{host}/zips/{name}.zip" for host in hosts]
     origin = Origin(addresses=addresses, size=size, checksum=f"md5:{md5}", images=images)
     return Source(f"coco/{name}.zip", f"MS-COCO images, {name}", _COCO_TERMS, origin, f"coco/images/{name}")
+
+
+def _cxc(kind: str, about: str, size: int, blob: str) -> Source:
+    origin = Origin(addresses=[f"{_CXC}/{kind}_test.csv"], size=size, checksum=f"git:{blob}")
+    about = f"Crisscrossed Captions, people's ratings of {about} of COCO test"
+    return Source(f"cxc/{kind}_test.csv", about, "may be used for any purpose; Google LLC is the source", origin)
 
 
 def _vizwiz_images(name: str, images: int) -> Source:
@@ -114,6 +126,9 @@ SOURCES: dict[str, Source] = {
             checksum="sha256:4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
         ),
     ),
+    "cxc-sis": _cxc("sis", "image pairs", 3_440_207, "6f34d8eb1e831334e3735c2909c498b950b4a4bd"),
+    "cxc-sts": _cxc("sts", "caption pairs", 3_096_467, "ec31745aa3932ea01a580196aca9e37f009b4bfd"),
+    "cxc-sits": _cxc("sits", "pairs of a caption and an image", 3_339_144, "e6c5c4582ef07e84a6c769c298dfcb4de1d4db57"),
     "flickr30k-images": Source(
         "flickr30k/flickr30k-images.zip",
         "Flickr30K images",

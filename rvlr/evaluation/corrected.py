@@ -32,7 +32,7 @@ def evaluate(inputs: Inputs) -> Result:
     Raises UserError if no query of a direction has a relevant item.
     """
     result = Result()
-    for direction, batch in {"i2t": _i2t, "t2i": _t2i}.items():
+    for direction, batch in {"i2t": i2t, "t2i": t2i}.items():
         ranks, *ranking = judge_queries(inputs, "corrected", direction, batch, _judge_hits_and_list)
         result.add_hits(direction, ranks)
         result.rankings[direction] = _ranking(*ranking)
@@ -67,7 +67,7 @@ def _add_lists(result: Result, inputs: Inputs, directions: Iterable[str]) -> Non
 def recalls(inputs: Inputs) -> dict[str, float]:
     """The cross-modal numbers alone, which need no relevance; `training.selected_by: r_mean` selects by them."""
     result = Result()
-    for direction, batch in {"i2t": _i2t, "t2i": _t2i}.items():
+    for direction, batch in {"i2t": i2t, "t2i": t2i}.items():
         result.add_hits(direction, *judge_queries(inputs, "corrected", direction, batch, judge_hits))
     result.add_recall_means()
     result.add_median_ranks()
@@ -90,12 +90,14 @@ def balanced(inputs: Inputs) -> dict[str, float]:
     }
 
 
-def _i2t(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def i2t(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (Q, C) of images `rows` and all captions, as they are ranked, and which captions are theirs."""
     scores, relevant = match_i2t(inputs, rows)
     return _complete(scores, inputs.image_units[rows] @ inputs.text_units.T), relevant
 
 
-def _t2i(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def t2i(inputs: Inputs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (Q, N) of captions `rows` and all images, as they are ranked, and which image is theirs."""
     scores, relevant = match_t2i(inputs, rows)
     return _complete(scores, inputs.text_units[rows] @ inputs.image_units.T), relevant
 

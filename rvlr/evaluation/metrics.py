@@ -87,6 +87,24 @@ def recall_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
     return (ranks <= k).astype(np.float64)
 
 
+def r_precision(hits: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """R-precision (Q,), float64: of the R right items of each query, counts (Q,), the share that the first R items
+    contain. hits (Q, depth), bool: which items of the ranking are right, depth at least the largest R."""
+    first = np.arange(hits.shape[1]) < counts[:, None]
+    share: np.ndarray = (hits & first).sum(axis=1) / counts
+    return share
+
+
+def average_precision_at_r(hits: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Average precision at R (Q,), float64, whose mean is mAP@R (Musgrave et al. 2020, arXiv 2003.08505): the sum over
+    r = 1 .. R of the share of right items among the first r where item r is right, over R. Arguments as
+    `r_precision`."""
+    first = np.arange(hits.shape[1]) < counts[:, None]
+    precision = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
+    average: np.ndarray = (precision * (hits & first)).sum(axis=1) / counts
+    return average
+
+
 def median_rank(ranks: np.ndarray) -> float:
     """Median of the ranks (Q,) of the best relevant items, from 1; halfway between the middle two if Q is even."""
     return float(np.median(ranks))

@@ -11,8 +11,9 @@ from rvlr.evaluation.inputs import Result
 from rvlr.evaluation.protocols import SCENES
 from rvlr.log import logger
 
-MEASURED = ("counts", "notes", "protocols", "diagnostics")
-"""The keys of the record that say what was measured, not how. Records of features, and older ones, lack the last."""
+MEASURED = ("counts", "notes", "protocols", "judgements", "diagnostics")
+"""The keys of the record that say what was measured, not how. Records without judgements lack these; those of features,
+and older ones, lack diagnostics."""
 
 
 def numbers_sha256(record: Mapping[str, Any]) -> str:
@@ -30,12 +31,14 @@ def write(
     inputs: Mapping[str, Any],
     results: Mapping[str, Result],
     numbers: Mapping[str, Mapping[str, float]],
+    judgements: Mapping[str, Mapping[str, float]],
     diagnostics: Mapping[str, float] | None = None,
 ) -> None:
     """Write `rankings.npz`, of protocol `corrected`, and the record with the digest of it.
 
     run, seed: of what was evaluated. inputs: digests by name. results: by protocol, on the whole split.
-    numbers: protocol -> name -> value, those of subsets too. diagnostics: name -> value, of models.
+    numbers: protocol -> name -> value, those of subsets too. judgements: people's judgements -> name -> value, see
+    `rvlr.evaluation.judged`. diagnostics: name -> value, of models.
     """
     about = files.read_json(split_file.parent / "dataset.json")
     rankings_file = output / "rankings.npz"
@@ -47,6 +50,7 @@ def write(
         "counts": {"images": len(split.records), "captions": len(split.captions)},
         "notes": about.get("notes", []),
         "protocols": numbers,
+        **({"judgements": judgements} if judgements else {}),
         **({} if diagnostics is None else {"diagnostics": diagnostics}),
         "config": section.model_dump(mode="json"),
         "inputs": {"split_checksum": split.checksum, **inputs},

@@ -15,7 +15,7 @@ from torch import nn
 from rvlr import config, provenance, relevance
 from rvlr.data.features import checksum, read_features
 from rvlr.data.records import Split, read_split
-from rvlr.evaluation import corrected, diagnostics, mixed, paper, record, subsets
+from rvlr.evaluation import corrected, diagnostics, judged, mixed, paper, record, subsets
 from rvlr.evaluation.encode import Encoded, encode
 from rvlr.evaluation.inputs import Inputs, Result
 from rvlr.evaluation.protocols import judge
@@ -37,16 +37,19 @@ def evaluate(
     train_file: Path | None = None,
     scenes: Path | None = None,
     teachers: Mapping[str, Path] = MappingProxyType({}),
+    ratings: Path | None = None,
 ) -> None:
-    """Evaluate one model on one split and its subsets, with both protocols.
+    """Evaluate one model on one split and its subsets, with both protocols, and by people's judgements.
 
     run, seed: those of the model, for the record. matrix: the split's relevance, see `rvlr.relevance`. train_file: the
     training split; without it there are no centred rankings, see `rvlr.evaluation.mixed`. scenes: the split's relevance
     by scenes, for protocol `corrected/scenes`. teachers: name -> the folder of its features of the split, whose
-    structure is looked for in the model. Raises UserError for inputs that do not belong together, for subsets that the
-    split is too small for, and as `rvlr.evaluation.diagnostics.structure`.
+    structure is looked for in the model. ratings: the folder with the ratings of CxC, if `section` asks for them.
+    Raises UserError for inputs that do not belong together, for subsets that the split is too small for, and as
+    `rvlr.evaluation.diagnostics.structure`.
     """
     split = read_split(split_file)
+    people = judged.read(section.judgements, split, ratings)
     parts = subsets.ranges(section.subsets, len(split.records))
     relevant = relevance.read(matrix, split)
     by_scenes = None if scenes is None else relevance.read(scenes, split, by_scenes=True)
@@ -74,6 +77,7 @@ def evaluate(
     inputs = score_encoded(model, encoded, split.caption_image, relevant, section.candidates)
     whole = judge(protocols, inputs, by_scenes)
     numbers = {name: result.numbers for name, result in whole.items()} | subsets.measure(parts, numbers_of)
+    by_people = judged.measure(people, inputs)
     space = inputs.image_units, inputs.text_units, split.caption_image
     diagnosed = diagnostics.measure(*space)
     for teacher, known in features.items():
@@ -82,12 +86,13 @@ def evaluate(
     digests: dict[str, Any] = {
         "relevance_sha256": provenance.sha256(matrix),
         "model_sha256": provenance.sha256(model_folder / "model.safetensors"),
+        **people.digests,
     }
     if teachers:
         digests["teachers"] = {name: checksum(folder) for name, folder in teachers.items()}
     if scenes is not None:
         digests["scenes_sha256"] = provenance.sha256(scenes)
-    record.write(output, run, seed, split, split_file, section, digests, whole, numbers, diagnosed)
+    record.write(output, run, seed, split, split_file, section, digests, whole, numbers, by_people, diagnosed)
 
 
 def _part(

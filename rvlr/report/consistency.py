@@ -41,8 +41,8 @@ class Counts(_Record):
 
 
 class _Inputs(_Record):
-    """Of a model its digest, of raw features theirs. teachers: name -> digest of its features of the split, with which
-    a model was compared."""
+    """Of a model its digest, of raw features theirs; of people's judgements those that were asked for. teachers:
+    name -> digest of its features of the split, with which a model was compared."""
 
     split_checksum: str
     relevance_sha256: str
@@ -50,6 +50,8 @@ class _Inputs(_Record):
     model_sha256: str | None = None
     features_sha256: str | None = None
     teachers: dict[str, str] = {}
+    cxc_sha256: str | None = None
+    eccv_sha256: str | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -70,7 +72,8 @@ class _Provenance(_Record):
 class Evaluation(_Record):
     """The record of an evaluation, `eval/test.json`, and the digest of its counts, notes and numbers as they are now.
 
-    protocols: protocol -> metric -> value. diagnostics: name -> value, none in older records.
+    protocols: protocol -> metric -> value. judgements: those of people -> metric -> value. diagnostics: name -> value,
+    none in older records.
     """
 
     run: Annotated[str, Field(pattern=f"^{runs.PATTERN.pattern}$", json_schema_extra={"allowed": runs.ALLOWED})]
@@ -82,6 +85,7 @@ class Evaluation(_Record):
     inputs: _Inputs
     outputs: _Outputs
     protocols: Annotated[dict[str, dict[str, FiniteFloat]], Field(min_length=1)]
+    judgements: dict[str, dict[str, FiniteFloat]] = {}
     diagnostics: dict[str, FiniteFloat] = {}
     provenance: _Provenance
     measured_sha256: str

@@ -7,7 +7,7 @@ Evaluations of different data are refused, and so is an evaluation that does not
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from rvlr.report.compare import Comparison
 from rvlr.report.consistency import RANKINGS, Counts, Evaluation
 
 PROTOCOL = "corrected"  # the protocol whose values are kept for every query
-SETTINGS = ("candidates", "subsets")  # the settings of an evaluation that change its numbers
+SETTINGS = ("candidates", "subsets", "judgements")  # the settings of an evaluation that change its numbers
+JUDGEMENTS = ("cxc_sha256", "eccv_sha256")  # the digests of people's judgements
 # The most important metrics of each of the three ways of retrieval, by their short names
 HEADLINES = (
     {"I→T R@1": "i2t_r@1", "T→I R@1": "t2i_r@1", "R-mean": "r_mean"},
@@ -51,6 +52,7 @@ class Results:
     """The scores of every run, `scores[protocol][run][metric]`. Runs are in the order of `runs.KINDS`.
 
     diagnostics: run -> name -> score, see `rvlr.evaluation.diagnostics`; no names in evaluations of older versions.
+    judgements: those of people -> run -> metric -> score, see `rvlr.evaluation.judged`.
     features: the runs that are raw features, which no training made; they have the single-modal metrics alone, and are
     not in `diagnostics`.
     sources: one for each split of the data, usually one; run -> seed -> its rankings and its numbers of `PROTOCOL`, {}
@@ -68,6 +70,7 @@ class Results:
     diagnostics: dict[str, dict[str, Score]]
     folders: Sequence[Path] = ()
     scene_sources: Sequence[compare.Sources] = ()
+    judgements: Mapping[str, dict[str, dict[str, Score]]] = field(default_factory=dict)
 
     @property
     def seeds(self) -> dict[str, list[int]]:
@@ -163,6 +166,14 @@ def _average_all(splits: Sequence[Sequence[tuple[Path, Evaluation]]]) -> Results
             if not group[0].is_of_features
         },
         scene_sources=_sources(ordered, SCENES),
+        judgements={
+            name: {
+                run: _average([one.judgements[name] for one in group])
+                for run, group in members.items()
+                if name in group[0].judgements
+            }
+            for name in sorted({name for one in every for name in one.judgements})
+        },
     )
 
 
@@ -210,6 +221,7 @@ def _metrics(evaluation: Evaluation) -> dict[str, object]:
     """What must be the same in all evaluations of a kind."""
     return {
         "protocols and metrics": {protocol: sorted(names) for protocol, names in evaluation.protocols.items()},
+        "judgements": {name: sorted(numbers) for name, numbers in evaluation.judgements.items()},
         "diagnostics": sorted(evaluation.diagnostics),
     }
 
@@ -224,6 +236,7 @@ def _comparable(evaluation: Evaluation) -> dict[str, object]:
         "inputs.split_checksum": evaluation.inputs.split_checksum,
         "inputs.relevance_sha256": evaluation.inputs.relevance_sha256,
         "inputs.scenes_sha256": evaluation.inputs.scenes_sha256,
+        **{f"inputs.{key}": getattr(evaluation.inputs, key) for key in JUDGEMENTS},
         "protocols": sorted(evaluation.protocols),
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from rvlr import files
+from rvlr.evaluation.inputs import CROSS_MODAL
 from rvlr.evaluation.metrics import NDCG_CUTOFFS, RECALL_CUTOFFS
 from rvlr.evaluation.protocols import SCENES
 from rvlr.report.compare import Comparison
@@ -53,6 +54,40 @@ SHOWN_LISTS = {
     name: metric for name, metric in SHOWN.items() if any(metric in each.values() for each in LIST_HEADLINES)
 }
 """Those of them that depend on relevance: the comparisons by scenes."""
+_RECALL_WAYS = {"I→T": "i2t", "T→I": "t2i", "I→I": "i2i", "T→T": "t2t", "T→T rated": "t2t_rated"}
+JUDGEMENTS: dict[str, dict[str, dict[str, str]]] = {
+    "cxc": {
+        "Crisscrossed Captions, across": {
+            **{
+                f"{name} R@{k}": f"{way}_r@{k}"
+                for name, way in _RECALL_WAYS.items()
+                if way in CROSS_MODAL
+                for k in RECALL_CUTOFFS
+            },
+        },
+        "Crisscrossed Captions, within": {
+            **{
+                f"{name} R@{k}": f"{way}_r@{k}"
+                for name, way in _RECALL_WAYS.items()
+                if way not in CROSS_MODAL
+                for k in RECALL_CUTOFFS
+            },
+        },
+        "Crisscrossed Captions, Spearman's correlation with ratings": {
+            "images (SIS)": "sis_spearman",
+            "captions (STS)": "sts_spearman",
+            "caption and image (SITS)": "sits_spearman",
+        },
+    },
+    "eccv": {
+        "ECCV Caption": {
+            f"{name} {metric}": f"{way}_{metric.lower()}"
+            for name, way in _RECALL_WAYS.items()
+            if way in CROSS_MODAL
+            for metric in ("mAP@R", "R-precision", "R@1")
+        },
+    },
+}
 GROUPS = dict(zip(("cross-modal", "single, NDCG@10", "mixed, NDCG@10"), HEADLINES, strict=True))
 RECALL = "R@K: hit: at least one right item among the first K."
 NDCG = "NDCG@K: gain is the relevance (ROUGE-L between captions), discount is log2."
@@ -81,6 +116,12 @@ ABOUT_DIAGNOSTICS = (
     "discrepancy of the two; both 0 without a gap. Alignment: mean squared distance of a caption and its image. "
     "Uniformity: 0 if all embeddings are the same, lower the more they spread. docs/METHOD.md has formulas and sources."
 )
+ABOUT_JUDGEMENTS = (
+    "People judged the COCO test images. R@K: a right item among the first K of the list without the query; right are "
+    "pairs rated at least 3 of 5 (two images: 2.5), an image and its captions, captions of one image (T→T rated: rated "
+    "pairs alone). Spearman's correlation times 100. Of the R right items of a query: mAP@R, R-precision. Across as "
+    'protocol `corrected` ranks, within by cosine. docs/METHOD.md, "People\'s judgements".'
+)
 ABOUT_FEATURES = (
     "A teacher with dashes is not trained here: its raw features, the same with every seed, exist within one modality."
 )
@@ -105,11 +146,11 @@ def summarise(results: Results, csv: Path, comparisons: Path, markdown: Path) ->
 
 
 def _frame(results: Results) -> pd.DataFrame:
-    """One row per run and protocol, and one per run for the diagnostics. `seeds` is a number; a missing standard
-    deviation is an empty field."""
+    """One row per run and protocol, per run and people's judgements, and per run for the diagnostics. `seeds` is a
+    number; a missing standard deviation is an empty field."""
     rows = []
     diagnosed = {"diagnostics": results.diagnostics} if any(results.diagnostics.values()) else {}
-    for protocol, runs in (results.scores | diagnosed).items():
+    for protocol, runs in (results.scores | dict(results.judgements) | diagnosed).items():
         for run, scores in runs.items():
             row = {"run": run, "protocol": protocol, "seeds": len(results.seeds[run]), "split": results.split}
             row |= {"splits": len(results.sources)}
@@ -163,12 +204,26 @@ def _markdown(results: Results) -> Iterator[str]:
             for name, metric in present.items():
                 frame[name] = _cells(results, runs, metric)
             yield from ("", f"### {section}", "", _markdown_table(frame))
+    yield from _judgements(results)
     yield from _diagnostics(results)
 
 
 def _averaged(results: Results) -> str:
     over = results.averaged
     return f"Mean ± sample standard deviation over {over}" if over else "One seed: no standard deviation"
+
+
+def _judgements(results: Results) -> Iterator[str]:
+    """The section about people's judgements; nothing if the evaluations have none."""
+    if not results.judgements:
+        return
+    yield from ("", "## People's judgements", "", f"- {ABOUT_JUDGEMENTS}")
+    for name, runs in results.judgements.items():
+        for title, columns in JUDGEMENTS[name].items():
+            frame = pd.DataFrame({"run": list(runs), "seeds": [str(len(results.seeds[run])) for run in runs]})
+            for column, metric in columns.items():
+                frame[column] = _cells(results, runs, metric)
+            yield from ("", f"### {title}", "", _markdown_table(frame))
 
 
 def _diagnostics(results: Results) -> Iterator[str]:

@@ -197,7 +197,7 @@ RECORDS = [
     _case(
         "an edited number",
         _set(f"{A}/{TEST}", "protocols", "corrected", "r_mean", to=99.0),
-        TEST_A + "counts, notes, protocols, diagnostics are not as they were measured",
+        TEST_A + "counts, notes, protocols, judgements, diagnostics are not as they were measured",
         AGAIN,
     ),
     _case(

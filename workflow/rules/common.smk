@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def fail(message):
 sys.path.insert(0, str(ROOT))
 try:
     from rvlr.config import runs
-    from rvlr.config.sources import SOURCES
+    from rvlr.config.sources import CXC, SOURCES
     from rvlr.data import stored
     from rvlr.data.records import SPLITS
     from rvlr.errors import UserError
@@ -217,6 +218,20 @@ def annotation_files(wildcards):
     fetched = [f"{DOWNLOADS}/{SOURCES[name].file}" for name in names]
     own = SETTINGS.dataset.own_captions
     return fetched if own is None else [*fetched, str(own)]
+
+
+def rating_files(wildcards):
+    """People's ratings that models are measured by."""
+    if not SETTINGS.evaluation.judgements.cxc:
+        return []
+    return [f"{DOWNLOADS}/{SOURCES[name].file}" for name in CXC]
+
+
+def ratings_option(wildcards, input):
+    """The evaluation's option that names their folder."""
+    if not input.ratings:
+        return ""
+    return shlex.join(["--cxc", str(Path(input.ratings[0]).parent)])
 
 
 # --- models ---

@@ -9,6 +9,7 @@ rule evaluate_model:
         scenes=scene_relevance,
         teachers=test_features_of_teachers,
         images=images_of_splits,
+        ratings=rating_files,
     output:
         metrics="results/{dataset}/seed{seed}/{run}/eval/test.json",
         rankings="results/{dataset}/seed{seed}/{run}/eval/rankings.npz",
@@ -26,11 +27,12 @@ rule evaluate_model:
     params:
         scenes=scenes_option,
         teachers=teacher_options,
+        ratings=ratings_option,
         output=subpath(output.metrics, parent=True),
     shell:
         "python -m rvlr evaluate --config {input.config} --run {wildcards.run} --seed {wildcards.seed} "
         "--model {input.model} --train {input.train} --split {input.split} --relevance {input.relevance} "
-        "{params.scenes} {params.teachers} --output {params.output} --log-file {log}"
+        "{params.scenes} {params.teachers} {params.ratings} --output {params.output} --log-file {log}"
 
 
 # What there is to preserve within each modality.
@@ -47,6 +49,7 @@ rule evaluate_features:
         relevance="results/{dataset}/relevance/test.npy",
         about="results/{dataset}/relevance/test.json",
         scenes=scene_relevance,
+        ratings=rating_files,
     output:
         metrics="results/{dataset}/seed{seed}/teacher-{teacher}/eval/test.json",
         rankings="results/{dataset}/seed{seed}/teacher-{teacher}/eval/rankings.npz",
@@ -63,8 +66,9 @@ rule evaluate_features:
         run=lambda wildcards: runs.teacher(wildcards.teacher),
         features=features_folder,
         scenes=scenes_option,
+        ratings=ratings_option,
         output=subpath(output.metrics, parent=True),
     shell:
         "python -m rvlr evaluate-features --config {input.config} --run {params.run} --seed {wildcards.seed} "
         "--features {params.features} --split {input.split} --relevance {input.relevance} "
-        "{params.scenes} --output {params.output} --log-file {log}"
+        "{params.scenes} {params.ratings} --output {params.output} --log-file {log}"
