@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 from conftest import ROOT, shipped
+from snakemake.utils import update_config
 from typer.testing import CliRunner
 
 from rvlr import config
@@ -199,6 +200,21 @@ def test_the_papers_ablations_lie_over_each_public_configuration(name: str) -> N
     assert len(published) == 7
     for term in published:
         assert students[f"no-{term}"].weights.model_dump() == {**students["rvlr"].weights.model_dump(), term: 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "studies"), [("own-photos", ["photos"]), ("own-photos", ["photos", "ablations"]), ("config", ["shapes"])]
+)
+def test_the_studies_lie_over_the_files_that_they_name(name: str, studies: list[str]) -> None:
+    data = shipped(name)
+    if name == "own-photos":
+        data["dataset"] |= {"images": "somewhere", "captions": "somewhere.csv"}
+    for study in studies:
+        update_config(data, yaml.safe_load((ROOT / f"config/studies/{study}.yaml").read_text()))
+    found = config.parse(data, name)
+    assert {"rvlr", "published", "continued"} <= found.students.keys()
+    assert len(found.seeds) == (5 if studies == ["photos"] else 3)
+    assert sum(map(bool, found.students["continued"].weights.model_dump().values())) == 2
 
 
 @pytest.mark.parametrize("name", SOURCES)
