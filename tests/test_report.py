@@ -348,8 +348,10 @@ def test_terminal_table_is_narrow_and_complete(evaluate: Evaluate) -> None:
     ]
     lines = tables.table(results.read(paths)).splitlines()
     assert max(map(len, lines)) <= 110
-    assert sum(line.startswith("student-") for line in lines) == 4
-    assert len({line.split()[0] for line in lines if line.startswith("student-")}) == 2
+    rows = [line for line in lines if line.startswith("student-") and "±" in line]
+    assert len(rows) == 4
+    assert len({row.split()[0] for row in rows}) == 2
+    assert " ".join(lines).count("compared with teacher-a (7 numbers") == 2
     row = next(line for line in lines if line.startswith("teacher-a"))
     assert row.split() == ["teacher-a", *[f"{statistics.fmean((100, 70, 40)):.1f}±30.0"] * 7]
 
@@ -463,6 +465,17 @@ def compared(differences: dict[str, tuple[float, float]], p: float = 0.001) -> R
         for run, (low, high) in differences.items()
     ]
     return found
+
+
+def test_the_terminal_says_what_was_compared_and_what_follows() -> None:
+    shown = {"student-a": (-2.0, 0.0), "student-b": (1.0, 5.0)}
+    found = compared(shown)
+    found.comparisons[1].differences["r_mean"] = Difference(-2.0, -3.0, -1.0, 0.001, (-2.0,), 0.01)
+    said = " ".join(tables.table(found).split("\n\n", 1)[1].split())
+    over = "compared with teacher-a (7 numbers, 95 % intervals over test images, seeds)"
+    assert f"student-a {over}: not clearly different in any of 7." in said
+    assert f"student-b {over}: above in I→T R@1 (+3.0), T→I R@1 (+3.0), I→I NDCG@10 (+3.0)" in said
+    assert said.endswith("T→IT NDCG@10 (+3.0); below in R-mean (-2.0).")
 
 
 def test_differences_are_drawn_to_scale(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from rvlr import files
 
 DPI = 150
-# Paul Tol's "bright" scheme and the scheme of Okabe and Ito: colour-blind readers can distinguish the colours of both
-TERM_COLOURS = ("#4477AA", "#EE6677", "#228833", "#BBA820", "#33A9D6", "#AA3377", "#888888")
+# Paul Tol's "bright" scheme, with an orange and his indigo, and the scheme of Okabe and Ito: colour-blind readers can
+# distinguish the colours of both
+TERM_COLOURS = ("#4477AA", "#EE6677", "#228833", "#BBA820", "#33A9D6", "#AA3377", "#888888", "#D95F02", "#332288")
 RUN_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 UNTRAINED = "#B8B8B8"
 HATCHES = (None, "////", "....")

@@ -347,9 +347,10 @@ def _p(value: float) -> str:
 
 
 def table(results: Results) -> str:
-    """The most important columns as plain text, at most 110 characters wide.
+    """The most important columns as plain text, at most 110 characters wide, and what follows from them.
 
-    Laid out here, because neither pandas nor tabulate centres a header over a group of columns.
+    Laid out here, because neither pandas nor tabulate centres a header over a group of columns. Raises UserError as
+    `Results.comparisons`.
     """
     notes = [f"{results.split}: {_header(results)}", *(f"Data: {note}" for note in results.notes)]
     lines = [line for note in notes for line in textwrap.wrap(note, TERMINAL_WIDTH, break_on_hyphens=False)] + [
@@ -371,7 +372,24 @@ def table(results: Results) -> str:
         for name, row in (("", names), *((name, cells[protocol, run]) for run, name in shown.items())):
             groups = [" ".join(f"{cell:>{width}}" for cell in group) for group in row]
             lines.append("   ".join([f"{name:<{longest}}", *groups]).rstrip())
+    for one in results.comparisons:
+        lines += ["", *textwrap.wrap(_verdict(one), TERMINAL_WIDTH, break_on_hyphens=False)]
     return "\n".join(lines)
+
+
+def _verdict(one: Comparison) -> str:
+    """In which of the most important metrics a run is above or below its reference, in a sentence or two."""
+    words = {"images": "test images", "seeds": "seeds", "splits": "splits"}
+    covered = f"95 % intervals over {', '.join(words[source] for source in one.covers)}"
+    clear: dict[str, list[str]] = {"above": [], "below": []}
+    for name, metric in SHOWN.items():
+        found = one.differences[metric]
+        if found.low > 0 or found.high < 0:
+            clear["above" if found.low > 0 else "below"].append(f"{name} ({found.value:+.1f})")
+    said = [f"{where} in {', '.join(names)}" for where, names in clear.items() if names]
+    rest = len(SHOWN) - sum(map(len, clear.values()))
+    said += [f"not clearly different in {'the other ' if said else 'any of '}{rest}"] if rest else []
+    return f"{one.run} compared with {one.reference} ({len(SHOWN)} numbers, {covered}): {'; '.join(said)}."
 
 
 def _fit(name: str, width: int) -> str:
