@@ -206,7 +206,13 @@ RECORDS = [
         TEST_A,
         r"protocols\.paper\.r_mean: found '37' \(text\)",
     ),
-    _case("an edited note", _set(f"{A}/{TEST}", "notes", to=["all is well"]), TEST_A, "notes, protocols, diag", AGAIN),
+    _case(
+        "an edited note",
+        _set(f"{A}/{TEST}", "notes", to=["all is well"]),
+        TEST_A,
+        "notes, protocols, judgements, diag",
+        AGAIN,
+    ),
     _case("diagnostics that are gone", _set(f"{A}/{TEST}", "diagnostics", to=...), TEST_A, "diagnostics are", AGAIN),
     _case("edited counts", _set(f"{A}/{TEST}", "counts", "images", to=7), TEST_A, "counts, notes", AGAIN),
     _case(
