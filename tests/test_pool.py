@@ -146,6 +146,16 @@ def test_raw_features_count_once_a_split_and_are_not_compared(study: Study) -> N
     assert [one.run for one in found.comparisons] == ["student-a"]
 
 
+def test_stored_teachers_which_have_no_section_are_pooled(study: Study) -> None:
+    folders = [study(0), study(8)]
+    for folder in folders:
+        (folder / "config/student-a.yaml").unlink()
+    assert pool.read(folders).runs == RUNS
+    (folders[0] / "config/student-a.yaml").write_text("epochs: 3")
+    with pytest.raises(UserError, match=r"photos-8/config/student-a\.yaml: no such file"):
+        pool.read(folders)
+
+
 def test_a_split_twice_as_large_counts_no_more(study: Study) -> None:
     folders = [study(0, 8), study(8, 16)]
     value = pool.read(folders).comparisons[0].differences["i2t_r@1"]
