@@ -201,6 +201,12 @@ def test_a_model_without_structure_keeps_none() -> None:
     assert (found["image_cka"], found["text_cka"]) == (0, 0)
 
 
+def test_items_that_are_all_equally_far_apart_have_no_structure() -> None:
+    rows = np.random.default_rng(0).standard_normal((6, 3))
+    assert diagnostics.linear_cka(np.eye(6), rows) == diagnostics.linear_cka(rows, np.eye(6)) == 0
+    assert diagnostics.linear_cka(np.eye(6) * np.linspace(1, 2, 6)[:, None], np.eye(6)) == 0
+
+
 def test_what_has_no_structure_is_refused() -> None:
     images, texts, owner = made_up([2] * 6)
     empty = images.copy()

@@ -113,13 +113,16 @@ def linear_cka(one: np.ndarray, other: np.ndarray) -> float:
     Representations Revisited", ICML 2019) and the unbiased HSIC of Song et al., "Feature Selection via Dependence
     Maximization", JMLR 13 (2012), equation 5, as Nguyen, Raghu and Kornblith, ICLR 2021, use it. The plain one comes
     near 1 where there are fewer items than features. Computed from the features: nothing as large as n x n is made.
-    Features that are all the same have no structure, and the CKA is 0.
+    Features that are all the same, or all equally far from each other, have no structure, and the CKA is 0.
     """
     # the unbiased HSIC does not change with a common shift of all rows; without one, sums stay small
     one, other = (rows - rows.mean(axis=0) for rows in (one.astype(np.float64), other.astype(np.float64)))
     if min(np.abs(one).max(), np.abs(other).max()) < _SAME:
         return 0.0
-    return float(_hsic(one, other) / np.sqrt(_hsic(one, one) * _hsic(other, other)))
+    own = [_hsic(rows, rows) for rows in (one, other)]
+    if any(part < _SAME**2 * np.square(rows.T @ rows).sum() for part, rows in zip(own, (one, other), strict=True)):
+        return 0.0
+    return float(_hsic(one, other) / np.sqrt(own[0] * own[1]))
 
 
 def _hsic(one: np.ndarray, other: np.ndarray) -> float:
