@@ -340,6 +340,10 @@ def test_splits_of_the_file_can_be_drawn_again(images: Path) -> None:
     assert run(images, "named.jsonl", lines(*named)) != drawn
     again = run(images, "named.jsonl", lines(*named), split=SplitRatio(redraw=True))
     assert {name: split.records for name, split in again.items()} == {name: s.records for name, s in drawn.items()}
+    twice = [*named, {**named[0], "split": "val"}]  # ignored like all others
+    assert run(images, "twice.jsonl", lines(*twice), split=SplitRatio(redraw=True))["test"].records
+    text = message(images, "fold.jsonl", lines(*named), split=SplitRatio(fold=1))
+    assert "dataset.split.fold: 1 would change nothing; set dataset.split.redraw: true" in text
 
 
 def test_drawn_splits_depend_on_the_seed_alone(images: Path) -> None:

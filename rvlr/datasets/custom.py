@@ -58,10 +58,10 @@ def prepare(section: Custom, folder: Path, downloads: Path = DOWNLOADS, check: C
     _check_inputs(section)
     entries, faults = captions_file.read(section.captions)
     images = _merge(entries)
-    _check_consistency(images, faults)
     if section.split.redraw:
         for image in images:
             image.splits.clear()
+    _check_consistency(images, faults)
     if not faults:  # an image with a misspelt split would be counted as one without a split
         _check_splits(images, section.split, faults)
     root = section.images.resolve()
@@ -152,6 +152,11 @@ def _check_splits(images: Sequence[_Image], ratio: SplitRatio, faults: Faults) -
             f"{len(without):,} of {len(images):,} images have no split, the first is {show(first.image)}; "
             "give every image a split, or none to have them drawn by dataset.split",
             first.place,
+        )
+    elif ratio.fold:
+        faults.add(
+            f"every image has a split, so dataset.split.fold: {ratio.fold} would change nothing; set "
+            "dataset.split.redraw: true to have splits drawn, or leave fold out"
         )
     else:
         counts = Counter(str(image.split) for image in images)
