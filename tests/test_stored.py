@@ -255,6 +255,8 @@ def test_other_content_is_noticed_whatever_the_times(folder: Path, split: Split,
     assert outdated.find(settings, {}, results, []) == [str(copies / "index.json")]
     stored.copy(folder, split, copies)
     assert outdated.find(settings, {}, results, []) == []
+    extracted = config.parse({**study(train="a"), "teachers": {"dino": {}}}, "test")
+    assert outdated.find(extracted, {}, results, []) == [str(copies / "index.json")]
 
 
 def test_on_the_command_line(folder: Path, split: Split, tmp_path: Path) -> None:

@@ -49,13 +49,17 @@ def _replaced_captions(settings: Study, results: Path) -> list[Path]:
 
 
 def _replaced_features(settings: Study, results: Path) -> Iterator[Path]:
-    """The indices of copies of features that are not those there are now, whatever the times of the files."""
-    for teacher, folders in settings.stored_features().items():
+    """The indices of copies of features that are not those there are now, whatever the times of the files, and of
+    copies for a teacher whose features are extracted now."""
+    given = settings.stored_features()
+    for teacher in settings.teachers:
         for split, copies in (("train", "features"), ("test", "features-test")):
             found = [results / f"seed{seed}" / runs.teacher(teacher) / copies / "index.json" for seed in settings.seeds]
             made = [path for path in found if path.exists()]
-            digests = stored.digests(folders[split]) if made and split in folders else None
-            yield from (path for path in made if digests is not None and _copied(path) != digests)
+            folder = given.get(teacher, {}).get(split)
+            if folder is not None or teacher not in given:
+                digests = stored.digests(folder) if made and folder is not None else None
+                yield from (path for path in made if _copied(path) != digests)
 
 
 def _copied(index: Path) -> Any:
