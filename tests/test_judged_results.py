@@ -98,6 +98,8 @@ def test_raw_features_are_judged_within_each_modality(coco_like: Path, tmp_path:
     assert found == judged.by_cxc(inputs, cxc.read(coco_like / "cxc", split), across=False)
     assert "t2t_r@1" in found
     assert "i2t_r@1" not in found
+    with pytest.raises(UserError, match=r"--cxc: evaluation\.judgements\.cxc is false"):
+        judged.read(config.Judgements(), split, coco_like / "cxc")
 
 
 # --- ROUGE-L and people --------------------------------------------------------------------------------------------

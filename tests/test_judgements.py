@@ -553,7 +553,7 @@ def test_files_of_val_are_read_like_those_of_test(tmp_path: Path) -> None:
     folder = write(tmp_path, part="val", **rows)
     assert len(cxc.read(folder, made_up_split(4)).sis.ratings) == 2
     write(tmp_path, part="test", **rows)
-    with pytest.raises(UserError, match="the ratings of test and val; say which with --part"):
+    with pytest.raises(UserError, match="the ratings of test and val; give a folder with those of one part"):
         cxc.read(folder, made_up_split(4))
     assert len(cxc.read(folder, made_up_split(4), "val").sis.ratings) == 2
 

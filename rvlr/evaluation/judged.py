@@ -39,9 +39,12 @@ class Judged:
 def read(section: config.Judgements, split: Split, ratings: Path | None) -> Judged:
     """Read what `section` asks for. ratings: the folder with the files of CxC.
 
-    Raises UserError if judgements are missing, damaged or of other images.
+    Raises UserError if judgements are missing, damaged or of other images, or if ratings are given that `section` does
+    not ask for.
     """
     digests = {}
+    if ratings is not None and not section.cxc:
+        raise UserError("--cxc: evaluation.judgements.cxc is false, so no ratings are read; leave it out, or set it")
     if section.cxc:
         if ratings is None:
             raise UserError("evaluation.judgements.cxc is true, but no ratings are given; name their folder with --cxc")

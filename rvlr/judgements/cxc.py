@@ -84,7 +84,10 @@ def paths(folder: Path, part: str | None = None) -> dict[str, Path]:
     if not wanted:
         raise UserError(f"{folder}: no ratings of CxC in it; it must hold {names}, see `rvlr data fetch cxc-sis`")
     if len(wanted) > 1:
-        raise UserError(f"{folder}: holds the ratings of {' and '.join(there)}; say which with --part")
+        raise UserError(
+            f"{folder}: holds the ratings of {' and '.join(there)}; give a folder with those of one part, or, to "
+            "`rvlr agreement`, --part"
+        )
     return {kind: folder / f"{kind}_{wanted[0]}.csv" for kind in KINDS}
 
 
