@@ -7,7 +7,8 @@ With it, figures, sheets and comparisons need no model. It has the arrays, for N
     DIRECTION (Q, depth)               what was found, best first, as indices; in mixed lists captions follow images
     DIRECTION_score (Q, depth)
     per_query/DIRECTION_query (Q,)     the queries that have a value
-    per_query/NAME (Q,)                their values, of all numbers in `PER_QUERY`, and `DIRECTION_rank`
+    per_query/NAME (Q,)                their values, of all numbers in `PER_QUERY`; of a model also
+                                       `DIRECTION_rank`, and of mixed lists by other scales
     scenes/per_query/...               the same of protocol `corrected/scenes`, if that was measured
 """
 

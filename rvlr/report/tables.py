@@ -57,21 +57,14 @@ SHOWN_LISTS = {
 _RECALL_WAYS = {"I→T": "i2t", "T→I": "t2i", "I→I": "i2i", "T→T": "t2t", "T→T rated": "t2t_rated"}
 JUDGEMENTS: dict[str, dict[str, dict[str, str]]] = {
     "cxc": {
-        "Crisscrossed Captions, across": {
-            **{
+        **{
+            f"Crisscrossed Captions, {where}": {
                 f"{name} R@{k}": f"{way}_r@{k}"
                 for name, way in _RECALL_WAYS.items()
-                if way in CROSS_MODAL
+                if (way in CROSS_MODAL) == (where == "across")
                 for k in RECALL_CUTOFFS
-            },
-        },
-        "Crisscrossed Captions, within": {
-            **{
-                f"{name} R@{k}": f"{way}_r@{k}"
-                for name, way in _RECALL_WAYS.items()
-                if way not in CROSS_MODAL
-                for k in RECALL_CUTOFFS
-            },
+            }
+            for where in ("across", "within")
         },
         "Crisscrossed Captions, Spearman's correlation with ratings": {
             "images (SIS)": "sis_spearman",
