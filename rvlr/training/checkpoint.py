@@ -24,7 +24,7 @@ from rvlr.log import logger
 from rvlr.training import record
 from rvlr.training.folders import MARK, MARK_TEXT, TOKENS, is_part
 
-FORMAT = 2
+FORMAT = 3
 """Changes when older checkpoints can no longer be read; it is part of the fingerprint."""
 _DIGEST_BYTES = 64
 
