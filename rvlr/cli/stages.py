@@ -3,6 +3,7 @@
 A stage's libraries are imported when the stage runs, so that checking a configuration does not load PyTorch.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -272,13 +273,11 @@ def evaluate(
 ) -> None:
     """Evaluate a model three ways. Writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
     log.setup(log_file)
-    section = config.load(config_file, config.Scoring)
-    _check_scenes(section, config_file, scenes)
-    given = {"--config": config_file, "--model": model, "--train": train, "--split": split, "--relevance": relevance}
+    given: dict[str, Path | None] = {"--config": config_file, "--model": model, "--train": train, "--split": split}
+    given |= {"--relevance": relevance, "--scenes": scenes, "--cxc": ratings, "--log-file": log_file}
     teachers = named_folders("--teacher", teacher or [])
     given |= {f"--teacher {name}": folder for name, folder in teachers.items()}
-    made = [output / f"{split.stem}.json", output / "rankings.npz"]
-    check_paths({**given, "--scenes": scenes, "--cxc": ratings, "--log-file": log_file}, {"--output": made})
+    section = _scoring(config_file, scenes, given, split, output)
     from rvlr import devices
     from rvlr.evaluation import stage
 
@@ -301,17 +300,21 @@ def evaluate_features(
 ) -> None:
     """Evaluate a teacher's raw features within each modality. Writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
     log.setup(log_file)
-    section = config.load(config_file, config.Scoring)
-    _check_scenes(section, config_file, scenes)
-    given = {"--config": config_file, "--features": features, "--split": split, "--relevance": relevance}
-    made = [output / f"{split.stem}.json", output / "rankings.npz"]
-    check_paths({**given, "--scenes": scenes, "--cxc": ratings, "--log-file": log_file}, {"--output": made})
+    given: dict[str, Path | None] = {"--config": config_file, "--features": features, "--split": split}
+    given |= {"--relevance": relevance, "--scenes": scenes, "--cxc": ratings, "--log-file": log_file}
+    section = _scoring(config_file, scenes, given, split, output)
     from rvlr.evaluation import features as raw
 
     raw.evaluate(section, run, seed, features, split, relevance, output, scenes, ratings)
 
 
-def _check_scenes(section: config.Scoring, config_file: Path, scenes: Path | None) -> None:
+def _scoring(
+    config_file: Path, scenes: Path | None, given: Mapping[str, Path | None], split: Path, output: Path
+) -> config.Scoring:
+    """The section of an evaluation, after checks of it against the options `given`, and of these against the output."""
+    section = config.load(config_file, config.Scoring)
     if section.scene_relevance != (scenes is not None):
         fix = "leave it out" if scenes else "give the matrix that rvlr scene-relevance writes"
         raise UserError(f"--scenes: {config_file} has scene_relevance: {str(section.scene_relevance).lower()}; {fix}")
+    check_paths(given, {"--output": [output / f"{split.stem}.json", output / "rankings.npz"]})
+    return section

@@ -51,7 +51,7 @@ def single_modal(inputs: Inputs) -> Result:
 
 def _add_lists(result: Result, inputs: Inputs, directions: Iterable[str]) -> None:
     for direction in directions:
-        indices, scores, gains, ideal = judge_queries(inputs, "corrected", direction, _BATCHES[direction], _judge_list)
+        indices, scores, gains, ideal = judge_queries(inputs, "corrected", direction, _BATCHES[direction], judge_list)
         result.rankings[direction] = _ranking(indices, scores)
         defined = ideal[:, 0] > 0
         if not defined.any():
@@ -141,7 +141,7 @@ def mixed_relevance(direction: str, inputs: Inputs, rows: np.ndarray) -> np.ndar
 _BATCHES: dict[str, Batch] = {"i2i": _i2i, "t2t": _t2t, **{name: partial(_mixed, name) for name in MIXED}}
 
 
-def _judge_list(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, ...]:
+def judge_list(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, ...]:
     """The list as indices, scores and gains (Q, depth), and the gains of the ideal list."""
     depth = min(RANKING_DEPTH, int(np.isfinite(scores[0]).sum()))
     order = top_k(scores, relevance, depth)
@@ -152,7 +152,7 @@ def _judge_list(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, 
 
 def _judge_hits_and_list(scores: np.ndarray, relevant: np.ndarray) -> tuple[np.ndarray, ...]:
     """The rank (Q,) of the best relevant item, and the list as indices and scores (Q, depth)."""
-    return hit_ranks(scores, relevant), *_judge_list(scores, relevant)[:2]
+    return hit_ranks(scores, relevant), *judge_list(scores, relevant)[:2]
 
 
 def _ranking(indices: np.ndarray, scores: np.ndarray) -> Ranking:

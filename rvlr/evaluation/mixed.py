@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from rvlr.data.records import Split
-from rvlr.evaluation.corrected import mixed_cosines, mixed_relevance
+from rvlr.evaluation.corrected import judge_list, mixed_cosines, mixed_relevance
 from rvlr.evaluation.encode import encode_captions, encode_images
 from rvlr.evaluation.inputs import MIXED, Inputs, Result
-from rvlr.evaluation.metrics import LIST_METRICS, NDCG_CUTOFFS, top_gains, top_k
+from rvlr.evaluation.metrics import LIST_METRICS
 from rvlr.evaluation.queries import judge_queries
 from rvlr.models.retrieval import RetrievalModel
 
@@ -61,7 +61,7 @@ def add(result: Result, inputs: Inputs, means: Means | None) -> None:
     for scale, (images, texts) in spaces.items():
         for direction in MIXED:
             batch = partial(_lists, direction, images, texts)
-            gains, ideal = judge_queries(inputs, f"corrected {scale}", direction, batch, _judge)
+            *_, gains, ideal = judge_queries(inputs, f"corrected {scale}", direction, batch, judge_list)
             defined = ideal[:, 0] > 0
             for name, metric in LIST_METRICS.items():
                 result.add(f"{direction}_{scale}_{name}", metric(gains[defined], ideal[defined]))
@@ -81,10 +81,3 @@ def _lists(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and relevance (Q, N + C) of images and captions."""
     return np.hstack(mixed_cosines(direction, images, texts, rows)), mixed_relevance(direction, inputs, rows)
-
-
-def _judge(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The gains of the list and of the ideal list (Q, depth), as deep as NDCG looks."""
-    depth = min(NDCG_CUTOFFS[-1], int(np.isfinite(scores[0]).sum()))
-    order = top_k(scores, relevance, depth)
-    return np.take_along_axis(relevance, order, axis=1), top_gains(relevance, depth)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rvlr import config, provenance, relevance
+from rvlr import config, provenance
 from rvlr.data.features import checksum, read_features
 from rvlr.data.records import Split, read_split
-from rvlr.evaluation import corrected, diagnostics, judged, mixed, paper, record, subsets
+from rvlr.evaluation import corrected, diagnostics, judged, mixed, paper, record, subsets, truth
 from rvlr.evaluation.encode import Encoded, encode
 from rvlr.evaluation.inputs import Inputs, Result
 from rvlr.evaluation.protocols import judge
@@ -48,11 +48,8 @@ def evaluate(
     Raises UserError for inputs that do not belong together, for subsets that the split is too small for, and as
     `rvlr.evaluation.diagnostics.structure`.
     """
-    split = read_split(split_file)
-    people = judged.read(section.judgements, split, ratings)
-    parts = subsets.ranges(section.subsets, len(split.records))
-    relevant = relevance.read(matrix, split)
-    by_scenes = None if scenes is None else relevance.read(scenes, split, by_scenes=True)
+    known = truth.read(section, split_file, matrix, scenes, ratings)
+    split = known.split
     features = {name: read_features(folder, split) for name, folder in teachers.items()}
     model = RetrievalModel.from_pretrained(model_folder)
     nn.Module.to(model, device())  # transformers' own `to` has no types
@@ -69,29 +66,23 @@ def evaluate(
     protocols = {**PROTOCOLS, "corrected": corrected_with_scales}
 
     def numbers_of(first: int, last: int) -> dict[str, dict[str, float]]:
-        part = _part(encoded, split, relevant, first, last)
-        part_scenes = None if by_scenes is None else _part(encoded, split, by_scenes, first, last)[2]
-        found = judge(protocols, score_encoded(model, *part, section.candidates), part_scenes)
+        part = _part(encoded, split, known.relevance, first, last)
+        found = judge(protocols, score_encoded(model, *part, section.candidates), known.scenes_of(first, last))
         return {name: result.numbers for name, result in found.items()}
 
-    inputs = score_encoded(model, encoded, split.caption_image, relevant, section.candidates)
-    whole = judge(protocols, inputs, by_scenes)
-    numbers = {name: result.numbers for name, result in whole.items()} | subsets.measure(parts, numbers_of)
-    by_people = judged.measure(people, inputs)
+    inputs = score_encoded(model, encoded, split.caption_image, known.relevance, section.candidates)
+    whole = judge(protocols, inputs, known.by_scenes)
+    numbers = {name: result.numbers for name, result in whole.items()} | subsets.measure(known.galleries, numbers_of)
+    by_people = judged.measure(known.people, inputs)
     space = inputs.image_units, inputs.text_units, split.caption_image
     diagnosed = diagnostics.measure(*space)
-    for teacher, known in features.items():
-        kept = diagnostics.structure(*space, known.image, known.text)
+    for teacher, rows in features.items():
+        kept = diagnostics.structure(*space, rows.image, rows.text)
         diagnosed |= {f"{name}/{teacher}": value for name, value in kept.items()}
-    digests: dict[str, Any] = {
-        "relevance_sha256": provenance.sha256(matrix),
-        "model_sha256": provenance.sha256(model_folder / "model.safetensors"),
-        **people.digests,
-    }
+    model_sha256 = provenance.sha256(model_folder / "model.safetensors")
+    digests: dict[str, Any] = {**known.digests, "model_sha256": model_sha256}
     if teachers:
         digests["teachers"] = {name: checksum(folder) for name, folder in teachers.items()}
-    if scenes is not None:
-        digests["scenes_sha256"] = provenance.sha256(scenes)
     record.write(output, run, seed, split, split_file, section, digests, whole, numbers, by_people, diagnosed)
 
 

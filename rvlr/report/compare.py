@@ -90,10 +90,10 @@ def compare_runs(splits: Sequence[Sources], shown: Collection[str], prefix: str 
     splits: the results of one study on each split of the data, with the same runs and seeds; usually one. The runs are
     compared at the seeds that both have, seed by seed, or, if they have none in common, at each run's own seeds. shown:
     the metrics that readers see; p-values are adjusted for the number of these, of all runs together. prefix: as
-    `rankings.read_values` takes it. Raw features, which lack most metrics, are left out. Fewer than two trained runs
-    give no comparison. Raises UserError as `read`, and if two files of a split contain the values of different queries.
+    `rankings.read_values` takes it. Fewer than two trained runs give no comparison. Raises UserError as `read`, and if
+    two files of a split contain the values of different queries.
     """
-    trained = [run for run in splits[0] if is_trained(run) and not _are_features(splits[0][run])]
+    trained = [run for run in splits[0] if is_trained(run)]
     if len(trained) < 2:
         return []
     reference = BASELINE if BASELINE in trained else trained[0]
@@ -152,10 +152,6 @@ def _adjust(comparisons: Sequence[Comparison], shown: Collection[str]) -> list[C
         )
         for one in comparisons
     ]
-
-
-def _are_features(seeds: Mapping[int, tuple[Path, Mapping[str, float]]]) -> bool:
-    return any(numbers and not REPORTED.keys() <= numbers.keys() for _, numbers in seeds.values())
 
 
 def read(path: Path, numbers: Mapping[str, float], prefix: str = "") -> PerImage:

@@ -29,7 +29,9 @@ HEADLINES = (
     {"I→I": "i2i_ndcg@10", "T→T": "t2t_ndcg@10"},
     {"I→IT": "i2it_ndcg@10", "T→IT": "t2it_ndcg@10"},
 )
-LIST_HEADLINES = HEADLINES[1:]  # the metrics that depend on relevance
+HEADLINE_METRICS = [metric for columns in HEADLINES for metric in columns.values()]
+LIST_HEADLINE_METRICS = [metric for columns in HEADLINES[1:] for metric in columns.values()]
+"""Those that depend on relevance."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,19 @@ class Results:
     def comparisons(self) -> list[Comparison]:
         """The differences between trained runs; none without the protocol `PROTOCOL`. Raises UserError as
         `compare.compare_runs`, which reads the rankings if there is more than one trained run."""
-        shown = [metric for columns in HEADLINES for metric in columns.values()]
-        return compare.compare_runs(self.sources, shown) if PROTOCOL in self.scores else []
+        return self._compare(self.sources, HEADLINE_METRICS) if PROTOCOL in self.scores else []
 
     @cached_property
     def scene_comparisons(self) -> list[Comparison]:
         """The same by scenes; none without the protocol `SCENES`. Recalls, which do not differ, are not counted."""
-        shown = [metric for columns in LIST_HEADLINES for metric in columns.values()]
-        return compare.compare_runs(self.scene_sources, shown, rankings.SCENES) if SCENES in self.scores else []
+        if SCENES not in self.scores:
+            return []
+        return self._compare(self.scene_sources, LIST_HEADLINE_METRICS, rankings.SCENES)
+
+    def _compare(self, splits: Sequence[compare.Sources], shown: list[str], prefix: str = "") -> list[Comparison]:
+        """`compare.compare_runs` of all runs but raw features, which lack most metrics."""
+        models = [{run: seeds for run, seeds in split.items() if run not in self.features} for split in splits]
+        return compare.compare_runs(models, shown, prefix)
 
 
 def read(evaluations: Sequence[Path]) -> Results:

@@ -15,7 +15,7 @@ from rvlr.evaluation.inputs import CROSS_MODAL
 from rvlr.evaluation.metrics import NDCG_CUTOFFS, RECALL_CUTOFFS
 from rvlr.evaluation.protocols import SCENES
 from rvlr.report.compare import Comparison
-from rvlr.report.results import HEADLINES, LIST_HEADLINES, PROTOCOL, Results, Score
+from rvlr.report.results import HEADLINE_METRICS, HEADLINES, LIST_HEADLINE_METRICS, PROTOCOL, Results, Score
 
 MEDIAN_RANKS = {"I→T median rank": "i2t_median_rank", "T→I median rank": "t2i_median_rank"}  # `paper` lacks these
 SECTIONS: dict[str, dict[str, str]] = {
@@ -47,12 +47,11 @@ DIAGNOSTICS = {
     "uniformity I": "uniformity_image",
     "uniformity T": "uniformity_text",
 }
-_HEADLINES = {metric for columns in HEADLINES for metric in columns.values()}
-SHOWN = {name: metric for columns in SECTIONS.values() for name, metric in columns.items() if metric in _HEADLINES}
-"""The metrics whose differences are shown: these, of all runs, are the comparisons that p-values are adjusted for."""
-SHOWN_LISTS = {
-    name: metric for name, metric in SHOWN.items() if any(metric in each.values() for each in LIST_HEADLINES)
+SHOWN = {
+    name: metric for columns in SECTIONS.values() for name, metric in columns.items() if metric in HEADLINE_METRICS
 }
+"""The metrics whose differences are shown: these, of all runs, are the comparisons that p-values are adjusted for."""
+SHOWN_LISTS = {name: metric for name, metric in SHOWN.items() if metric in LIST_HEADLINE_METRICS}
 """Those of them that depend on relevance: the comparisons by scenes."""
 _RECALL_WAYS = {"I→T": "i2t", "T→I": "t2i", "I→I": "i2i", "T→T": "t2t", "T→T rated": "t2t_rated"}
 JUDGEMENTS: dict[str, dict[str, dict[str, str]]] = {

@@ -8,6 +8,7 @@ Output: `model/` (the weights that were best on val), `metrics.jsonl`, `tensorbo
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -136,14 +137,17 @@ def _fit(
         *(engine.accelerator.num_processes, engine.accelerator.device),
     )
 
-    val_tokens: list[torch.Tensor] = []  # of a frozen encoder, from the first validation on
+    scoring = config.Scoring(candidates=training.val_candidates, workers=training.workers)
+
+    @cache
+    def val_tokens() -> torch.Tensor | None:
+        """The tokens of a frozen encoder, which are the same in every validation."""
+        if not vision.frozen:
+            return None
+        return torch.cat(list(encode_images(model, splits["val"], scoring.batch_size, scoring.workers)))
 
     def score() -> dict[str, float]:
-        scoring = config.Scoring(candidates=training.val_candidates, workers=training.workers)
-        if vision.frozen and not val_tokens:
-            batches = encode_images(model, splits["val"], scoring.batch_size, scoring.workers)
-            val_tokens.append(torch.cat(list(batches)))
-        inputs = score_split(model, splits["val"], relevant, scoring, val_tokens[0] if val_tokens else None)
+        inputs = score_split(model, splits["val"], relevant, scoring, val_tokens())
         return recalls(inputs) if relevant is None else balanced(inputs)
 
     return engine.run(loader, score)
