@@ -1,69 +1,87 @@
-"""Leases of GPUs: stages that run on one machine at the same time use different devices.
+"""The GPUs of this machine: which of them a stage may use, and how it gets them for itself.
 
 `--resources gpu=4` only counts GPUs; it does not assign different GPUs to two concurrent jobs of one machine, or of one
-Slurm allocation. A lease is a locked file for each device, named by the device's UUID and shared by all users of the
-machine. The system frees the lock when the process ends, for any reason. `CUDA_VISIBLE_DEVICES` limits the choice of
-devices; if it is empty, the CPU is used. Devices are listed by `nvidia-smi`, so that CUDA is not initialised before the
-choice is made.
+Slurm allocation. `rvlr.leases` does. `CUDA_VISIBLE_DEVICES` limits the choice of devices; if it is empty, the CPU is
+used. Devices are listed by `nvidia-smi`, so that CUDA is not initialised before the choice is made.
 """
 
 import os
 import re
 import shutil
 import subprocess
-import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
-from rvlr import environment, files
+from rvlr import environment, leases
 from rvlr.errors import UserError
 from rvlr.log import logger
 
-POLL_SECONDS = 2.0
-LOCKS = Path("/tmp")
-"""Folder of the locks: not TMPDIR, which may differ between the users and jobs of a machine."""
 DRIVER = Path("/proc/driver/nvidia/version")
 DEVICE_FILES = Path("/dev")
 _ON_THE_CPU = "to use the CPU on purpose, set CUDA_VISIBLE_DEVICES to nothing, as in `CUDA_VISIBLE_DEVICES= snakemake`"
 _NO_GPU = ("", "-1")
 _LISTED = re.compile(r"^(\s*)(?:GPU (\d+):|MIG ).*\(UUID: ([^)]+)\)", re.MULTILINE)
+_GRANTED = "SLURM_GPUS_ON_NODE"
 
 
-def lease(count: int) -> list[int]:
+def lease(count: int, required: bool = False) -> list[int]:
     """Wait until `count` GPUs of this machine are free, lock them until this process ends, and make them the only
     visible GPUs. Returns the descriptors of their locks. Without a GPU, or where `CUDA_VISIBLE_DEVICES` is empty,
-    nothing is leased and the stage runs on the CPU.
+    nothing is leased, and the stage runs on the CPU.
 
-    Raises UserError if there are fewer than `count` GPUs (or cores, without a GPU), or a GPU that cannot be listed.
+    required: raise UserError where it would run on the CPU. Raises UserError, too, if there are fewer than `count` GPUs
+    (or cores, without a GPU), or a GPU that cannot be listed.
     """
     visible = _visible()
     if not visible:
+        check(required)
         if count > max(2, environment.cores()):
             raise UserError(
                 f"processes: {count} need as many GPUs, or cores where there is none; no GPU and {environment.cores()} "
                 "core(s) are visible; lower processes"
             )
+        logger.info("%s: computing on the CPU; with gpu: required in the configuration this is an error", _none())
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return []
     if count > len(visible):
         raise UserError(
-            f"processes: {count} need as many GPUs, {len(visible)} are visible: {', '.join(visible)}; lower processes, "
-            f"or {_ON_THE_CPU}"
+            f"processes: {count} need as many GPUs, {len(visible)} are visible: {', '.join(visible)}{_granted()}; "
+            f"lower processes, or {_ON_THE_CPU}"
         )
     parts = [name for name in visible if name.startswith("MIG-")]
     if count > 1 and parts:
         raise UserError(f"processes: {count} need whole GPUs, but {parts[0]} is a part of one; set processes to 1")
-    waiting = False
-    while len(leased := _try(visible, count)) < count:
-        if not waiting:
-            logger.info("waiting for %d of %d GPUs to become free", count, len(visible))
-            waiting = True
-        time.sleep(POLL_SECONDS)
+    leased = leases.take(visible, count)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased)
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     logger.info("leased GPU %s", os.environ["CUDA_VISIBLE_DEVICES"])
     return list(leased.values())
+
+
+def check(required: bool) -> None:
+    """Raise UserError if no GPU is visible, and the configuration says `gpu: required` or a scheduler gave one."""
+    if _visible():
+        return
+    if required:
+        raise UserError(
+            f"gpu: required, but {_none()}; run on a machine with a GPU, or set gpu: optional to compute on the CPU"
+        )
+    if "CUDA_VISIBLE_DEVICES" not in os.environ and (given := _granted()):
+        raise UserError(f"{_none()}{given}; ask who runs the machine, or {_ON_THE_CPU}")
+
+
+def check_visible(wanted: int) -> None:
+    """Raise UserError if PyTorch sees fewer GPUs than the `wanted` that were leased: CUDA leaves out, without a word,
+    those that the system keeps from this job. Initialises CUDA."""
+    import torch
+
+    found = torch.cuda.device_count()
+    if found < wanted:
+        leased = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise UserError(
+            f"{wanted} GPUs were leased ({leased}), but PyTorch sees {found} of them{_granted()}; have all of them "
+            "allowed to this job, or lower processes"
+        )
 
 
 def usable() -> bool:
@@ -86,6 +104,23 @@ def usable() -> bool:
             f"{_driver()}; install a PyTorch for this driver or a newer driver; {_ON_THE_CPU}"
         )
     return False
+
+
+def _none() -> str:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "no GPU is visible" if given is None else f"CUDA_VISIBLE_DEVICES is {given!r}"
+
+
+def _granted() -> str:
+    """What the scheduler gave, in words that follow how many GPUs are visible; nothing without a scheduler. One task of
+    a job may see only a part: snakemake-executor-plugin-slurm adds --ntasks-per-gpu=1 unless told otherwise."""
+    given = os.environ.get(_GRANTED, "")
+    if not given.isdecimal() or int(given) == 0:
+        return ""
+    return (
+        f", although the scheduler gave this job {given} on this machine ({_GRANTED}); if it binds one GPU to each "
+        "task, as with --ntasks-per-gpu, have it not do that (in a profile of Snakemake: tasks_per_gpu: 0)"
+    )
 
 
 def _visible() -> list[str]:
@@ -154,37 +189,3 @@ def _driver() -> str:
     line = DRIVER.read_text(encoding="utf-8", errors="replace").splitlines()[0]
     version = re.search(r"\d+(\.\d+)+", line)
     return f"driver {version[0]}" if version else f"the driver ({line})"
-
-
-def _try(names: Sequence[str], count: int) -> dict[str, int]:
-    """Lock `count` of the devices, or none. Returns their names with the descriptors of their locks."""
-    locks: dict[str, int] = {}
-    for name in names:
-        descriptor = _open(LOCKS / f"rvlr-{name.replace('/', '-')}.lock")
-        if not files.try_lock(descriptor):
-            os.close(descriptor)
-            continue
-        locks[name] = descriptor
-        if len(locks) == count:
-            return locks
-    for descriptor in locks.values():
-        os.close(descriptor)
-    return {}
-
-
-def _open(path: Path) -> int:
-    """Open a lock file that every user of the machine can open. In a sticky folder the kernel may refuse O_CREAT for a
-    file of another user, hence the attempt without it."""
-    flags = os.O_RDWR | os.O_NOFOLLOW
-    mask = os.umask(0)
-    try:
-        return os.open(path, flags)
-    except FileNotFoundError:
-        try:
-            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-        except FileExistsError:  # another stage was faster
-            return os.open(path, flags)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; it marks a GPU as used: ask its owner to remove it") from None
-    finally:
-        os.umask(mask)

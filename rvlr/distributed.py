@@ -171,6 +171,8 @@ def processes(count: int, mixed_precision: str = "no", timeout: float = TIMEOUT)
     on_cpu = not devices.usable()
     if on_cpu and mixed_precision == "fp16":
         raise UserError("training.mixed_precision: fp16 needs a GPU, none is visible; use 'no' or bf16")
+    if not on_cpu:
+        devices.check_visible(count)
     if place is not None:
         _join(place, "gloo" if on_cpu else "nccl", timeout)
     group = Processes(_accelerator(on_cpu, mixed_precision), place, timeout)

@@ -26,12 +26,12 @@ _POLL_SECONDS = 0.1
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def launch(processes: int) -> None:
-    """Lease a GPU for each process. For more than one process, run this command once for each of them, and exit with
-    the status of `run`. In a process that the launcher started, return at once."""
+def launch(processes: int, gpu_required: bool = False) -> None:
+    """Lease a GPU for each process, see `rvlr.devices.lease`. For more than one process, run this command once for each
+    of them, and exit with the status of `run`. In a process that the launcher started, return at once."""
     if environment.place() is not None:
         return
-    leases = devices.lease(processes)
+    leases = devices.lease(processes, gpu_required)
     if processes > 1:
         sys.exit(run([sys.executable, "-m", "rvlr", *sys.argv[1:]], processes, leases))
 

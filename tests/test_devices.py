@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rvlr import devices
+from rvlr import devices, leases
+from rvlr.distributed import processes
 from rvlr.errors import UserError
 
 UUIDS = [f"GPU-{number}0000000-0000-0000-0000-000000000000" for number in range(3)]
@@ -22,8 +23,8 @@ SPLIT_LIST = LIST + "".join(f"  MIG 3g.40gb     Device  {n}: (UUID: {uuid})\n" f
 CODE = """
 import os, sys, time
 from pathlib import Path
-from rvlr import devices
-devices.POLL_SECONDS, devices.LOCKS = 0.05, Path(sys.argv[2])
+from rvlr import devices, leases
+leases.POLL_SECONDS, leases.LOCKS = 0.05, Path(sys.argv[2])
 if len(sys.argv) > 3:
     os.setuid(int(sys.argv[3]))
     os.umask(0o077)
@@ -47,9 +48,9 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):  # set first, so that they are gone after the test too
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(devices, "LOCKS", tmp_path / "locks")
-    devices.LOCKS.mkdir()
-    devices.LOCKS.chmod(0o1777)
+    monkeypatch.setattr(leases, "LOCKS", tmp_path / "locks")
+    leases.LOCKS.mkdir()
+    leases.LOCKS.chmod(0o1777)
     return listed
 
 
@@ -57,7 +58,7 @@ class Stage:
     """A process that leases GPUs and holds them."""
 
     def __init__(self, count: int, user: int | None = None, **variables: str) -> None:
-        arguments = [str(count), str(devices.LOCKS)] + ([str(user)] if user is not None else [])
+        arguments = [str(count), str(leases.LOCKS)] + ([str(user)] if user is not None else [])
         command = [sys.executable, "-c", CODE, *arguments]
         self.process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True)
 
@@ -112,7 +113,7 @@ def test_two_users_of_one_machine_share_the_locks(gpus: Path) -> None:
     held = first.devices()
     second = Stage(1, user=54321)
     assert {*held, *second.devices()} == set(UUIDS)
-    assert all(stat.S_IMODE(lock.stat().st_mode) == 0o666 for lock in devices.LOCKS.iterdir())
+    assert all(stat.S_IMODE(lock.stat().st_mode) == 0o666 for lock in leases.LOCKS.iterdir())
     first.kill()
     second.kill()
     third = Stage(3, user=54321)
@@ -172,7 +173,7 @@ def test_devices_that_are_not_there(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     with pytest.raises(UserError, match=message):
         devices.lease(count)
-    assert not list(devices.LOCKS.iterdir())
+    assert not list(leases.LOCKS.iterdir())
 
 
 def test_parts_of_a_gpu_are_leased_in_its_place(gpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +197,57 @@ def test_no_gpu_means_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(UserError, match="'0' is none of this machine's GPUs; here: no GPU"):
         devices.lease(1)
+
+
+def test_a_machine_without_a_gpu_is_named_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices.logger, "propagate", True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(devices, "DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(devices, "DRIVER", tmp_path / "version")
+    for given, words in ((None, "no GPU is visible"), ("", "CUDA_VISIBLE_DEVICES is ''")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        if given is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        with pytest.raises(UserError, match=f"gpu: required, but {words}; run on a machine with a GPU, or set gpu: op"):
+            devices.lease(1, required=True)
+        caplog.clear()
+        with caplog.at_level("INFO", "rvlr"):
+            devices.lease(1)
+        assert caplog.messages == [
+            f"{words}: computing on the CPU; with gpu: required in the configuration this is an error"
+        ]
+
+
+def test_a_scheduler_that_shows_fewer_gpus_than_it_gave(gpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the Slurm plugin of Snakemake has Slurm do with a job for two GPUs, one of which its only task gets."""
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with pytest.raises(
+        UserError, match=r"2 need as many GPUs, 1 are visible: GPU-1\S+, although the scheduler gave this "
+    ):
+        devices.lease(2)
+    gpus.write_text("")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(
+        UserError, match=r"no GPU is visible, although the scheduler gave this job 2 .*tasks_per_gpu: 0"
+    ):
+        devices.lease(2)
+    assert not list(leases.LOCKS.iterdir())
+
+
+def test_pytorch_must_see_every_leased_gpu(gpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA leaves out those that the system keeps from a job, and the next in the list without a word."""
+    visible_after_lease(2)
+    monkeypatch.setattr(devices, "usable", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("RVLR_PROCESS", f"{os.getppid()}:0:2:9:{gpus.parent}")
+    with (
+        pytest.raises(UserError, match=f"2 GPUs were leased \\({UUIDS[0]},{UUIDS[1]}\\), but PyTorch sees 1 of them"),
+        processes(2),
+    ):
+        raise AssertionError
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that works")
@@ -231,6 +283,6 @@ def test_a_gpu_that_cannot_be_listed_is_an_error(gpus: Path, monkeypatch: pytest
 
 
 def test_a_lock_that_is_not_a_file_of_ours_is_refused(gpus: Path) -> None:
-    (devices.LOCKS / f"rvlr-{UUIDS[0]}.lock").symlink_to("/etc/passwd")
+    (leases.LOCKS / f"rvlr-{UUIDS[0]}.lock").symlink_to("/etc/passwd")
     with pytest.raises(UserError, match=r"rvlr-GPU-0\S+\.lock: .*ask its owner to remove it"):
         devices.lease(1)

@@ -63,6 +63,16 @@ def test_a_second_run_finds_nothing_to_do(finished: Path) -> None:
     assert "Nothing to be done" in run(finished, SETTINGS)
 
 
+def test_to_require_a_gpu_reruns_nothing(finished: Path) -> None:
+    assert not plan(finished, changed(gpu="required"))
+
+
+def test_a_gpu_that_is_required_is_missed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "gpu: required, but CUDA_VISIBLE_DEVICES is ''" in fails(tmp_path, changed(gpu="required"))
+    assert not (tmp_path / "results").exists()
+
+
 def test_changing_a_students_weight_reruns_that_student_alone(finished: Path) -> None:
     students = {**SETTINGS["students"], "b": {"teacher": "t", "weights": {"kd": 0.5, "kdi": 0, "kdt": 0}}}
     assert plan(finished, changed(students=students)) == Counter(

@@ -101,6 +101,9 @@ Teachers = Annotated[
     ),
 ]
 Resume = Annotated[Path, typer.Option(help="Folder for the state of an unfinished training.")]
+RequireGpu = Annotated[
+    bool, typer.Option("--require-gpu", help="Fail where there is no GPU, instead of using the CPU.")
+]
 Run = Annotated[
     str, typer.Option(parser=run_name, metavar="RUN", help="Name of the run in the results, such as student-rvlr.")
 ]

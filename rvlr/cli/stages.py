@@ -19,6 +19,7 @@ from rvlr.cli.options import (
     Downloads,
     LogFile,
     Output,
+    RequireGpu,
     Resume,
     Run,
     Scenes,
@@ -146,12 +147,13 @@ def train_teacher(
     resume: Resume,
     output: Output,
     relevance: ValRelevance = None,
+    require_gpu: RequireGpu = False,
     log_file: LogFile = None,
 ) -> None:
     """Stage 1: train a teacher with contrast and matching."""
     log.setup(log_file)
     section = config.load(config_file, config.TrainedTeacher)
-    _train(section, seed, config_file, start_model, splits, None, relevance, resume, output, log_file)
+    _train(section, seed, config_file, start_model, splits, None, relevance, resume, output, require_gpu, log_file)
 
 
 @app.command()
@@ -160,6 +162,7 @@ def extract(
     split: Annotated[Path, typer.Option(help="The split to extract features of, .jsonl.")],
     output: Output,
     model: Annotated[Path | None, typer.Option(help="Model folder of a trained teacher.")] = None,
+    require_gpu: RequireGpu = False,
     log_file: LogFile = None,
 ) -> None:
     """Store a teacher's single-modal features of a split."""
@@ -174,7 +177,7 @@ def extract(
     check_paths(given, {"--output": [output / name for name in ("image.npy", "text.npy", "index.json")]})
     from rvlr import launch
 
-    launch.launch(section.processes)
+    launch.launch(section.processes, require_gpu)
     from rvlr import extraction
     from rvlr.data.records import read_split
 
@@ -211,12 +214,13 @@ def train_student(
     resume: Resume,
     output: Output,
     relevance: ValRelevance = None,
+    require_gpu: RequireGpu = False,
     log_file: LogFile = None,
 ) -> None:
     """Stage 2: train a student, distilling a teacher."""
     log.setup(log_file)
     section = config.load(config_file, config.Student)
-    _train(section, seed, config_file, start_model, splits, features, relevance, resume, output, log_file)
+    _train(section, seed, config_file, start_model, splits, features, relevance, resume, output, require_gpu, log_file)
 
 
 def _train(
@@ -229,6 +233,7 @@ def _train(
     relevance: Path | None,
     resume: Path,
     output: Path,
+    require_gpu: bool,
     log_file: Path | None,
 ) -> None:
     given = {"--config": config_file, "--start-model": start_model, "--splits": splits, "--features": features}
@@ -242,7 +247,7 @@ def _train(
     folders.check_resume(resume)
     folders.check_output(output)
     folders.check_relevance(section.training, relevance)
-    launch.launch(section.processes)
+    launch.launch(section.processes, require_gpu)
     from rvlr.training import stage
 
     stage.train(section, seed, stage.Paths(start_model, splits, features, resume, output, relevance))
@@ -269,6 +274,7 @@ def evaluate(
     scenes: Scenes = None,
     teacher: Teachers = None,
     ratings: Ratings = None,
+    require_gpu: RequireGpu = False,
     log_file: LogFile = None,
 ) -> None:
     """Evaluate a model three ways. Writes OUTPUT/SPLIT.json and OUTPUT/rankings.npz."""
@@ -281,7 +287,7 @@ def evaluate(
     from rvlr import devices
     from rvlr.evaluation import stage
 
-    devices.lease(1)
+    devices.lease(1, require_gpu)
     stage.evaluate(section, run, seed, model, split, relevance, output, train, scenes, teachers, ratings)
 
 

@@ -6,7 +6,7 @@ section has changed. Unknown keys are errors, and all faults are reported togeth
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, overload
+from typing import Annotated, Any, Literal, TypeVar, get_args, overload
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
@@ -52,6 +52,9 @@ class Study(Section):
     """Students by name."""
     evaluation: Evaluation = Evaluation()
     """How models are measured."""
+    gpu: Literal["optional", "required"] = "optional"
+    """`required`: on a machine without a GPU, stages that run a model fail at once; else they compute on the CPU, and
+    say so. Changes no result."""
     downloads: UserPath = DOWNLOADS
     """Folder for everything that is fetched; studies may share one. `vision.weights` and `text.weights` below it
     are fetched too: with another folder, change them in the shipped files as well."""

@@ -32,6 +32,7 @@ try:
     from rvlr.data import stored
     from rvlr.data.records import SPLITS
     from rvlr.errors import UserError
+    from rvlr import devices
     from rvlr.workflow import frozen, given, outdated
 except ImportError as error:
     fail(
@@ -271,6 +272,11 @@ def processes_of(wildcards):
     if hasattr(wildcards, "student"):
         return SETTINGS.students[wildcards.student].processes
     return SETTINGS.teachers[wildcards.teacher].processes
+
+
+def gpu_option(wildcards, output):
+    """The option of stages that run a model, if they may not do that on a CPU."""
+    return "--require-gpu" if SETTINGS.gpu == "required" else ""
 
 
 def start_of_teacher(wildcards):

@@ -28,11 +28,12 @@ rule evaluate_model:
         scenes=scenes_option,
         teachers=teacher_options,
         ratings=ratings_option,
+        gpu=gpu_option,
         output=subpath(output.metrics, parent=True),
     shell:
         "python -m rvlr evaluate --config {input.config} --run {wildcards.run} --seed {wildcards.seed} "
         "--model {input.model} --train {input.train} --split {input.split} --relevance {input.relevance} "
-        "{params.scenes} {params.teachers} {params.ratings} --output {params.output} --log-file {log}"
+        "{params.scenes} {params.teachers} {params.ratings} {params.gpu} --output {params.output} --log-file {log}"
 
 
 # What there is to preserve within each modality.

@@ -22,9 +22,10 @@ rule extract_features:
         gpu=processes_of,
     params:
         model=model_option,
+        gpu=gpu_option,
         output=subpath(output.index, parent=True),
     shell:
-        "python -m rvlr extract --config {input.config} {params.model} --split {input.split} "
+        "python -m rvlr extract --config {input.config} {params.model} {params.gpu} --split {input.split} "
         "--output {params.output} --log-file {log}"
 
 

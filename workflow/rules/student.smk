@@ -27,9 +27,10 @@ rule train_student:
         splits=subpath(input.train, parent=True),
         features=features_folder,
         relevance=relevance_option,
+        gpu=gpu_option,
         output=subpath(output.config, parent=True),
         resume="results/{dataset}/resume/seed{seed}/student-{student}",
     shell:
         "python -m rvlr train-student --config {input.config} --seed {wildcards.seed} --start-model {input.start} "
-        "--splits {params.splits} --features {params.features} {params.relevance} --resume {params.resume} "
-        "--output {params.output} --log-file {log}"
+        "--splits {params.splits} --features {params.features} {params.relevance} {params.gpu} "
+        "--resume {params.resume} --output {params.output} --log-file {log}"

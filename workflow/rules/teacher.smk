@@ -44,8 +44,10 @@ rule train_teacher:
     params:
         splits=subpath(input.train, parent=True),
         relevance=relevance_option,
+        gpu=gpu_option,
         output=subpath(output.config, parent=True),
         resume="results/{dataset}/resume/seed{seed}/teacher-{teacher}",
     shell:
         "python -m rvlr train-teacher --config {input.config} --seed {wildcards.seed} --start-model {input.start} "
-        "--splits {params.splits} {params.relevance} --resume {params.resume} --output {params.output} --log-file {log}"
+        "--splits {params.splits} {params.relevance} {params.gpu} --resume {params.resume} --output {params.output} "
+        "--log-file {log}"
