@@ -23,7 +23,7 @@ from rvlr.data.records import Split
 from rvlr.data.text import tokenise
 from rvlr.distributed import Processes, processes
 from rvlr.errors import UserError
-from rvlr.log import logger, track
+from rvlr.log import result, track
 from rvlr.models import hub, pretrained, tokens, weights
 from rvlr.models.retrieval import RetrievalModel
 from rvlr.models.vision import VisionEncoder
@@ -156,7 +156,7 @@ def extract(section: config.Teacher, model: Path | None, split: Split, output: P
         }
         write_features(output, split, blocks, group, teacher=teacher)
         if group.is_main:
-            logger.info("features of %d images and %d captions in %s", len(split.records), len(split.captions), output)
+            result("features of %d images and %d captions", len(split.records), len(split.captions))
 
 
 def _image_rows(extractor: Extractor, split: Split, section: config.Teacher, group: Processes) -> Iterator[np.ndarray]:

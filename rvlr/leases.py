@@ -32,7 +32,7 @@ from pathlib import Path
 
 from rvlr import files
 from rvlr.errors import UserError
-from rvlr.log import logger
+from rvlr.log import progress
 
 POLL_SECONDS = 1.0
 SUSPENDED = 60.0
@@ -99,7 +99,7 @@ def take(pool: Sequence[str], wanted: int) -> dict[str, int]:
                 return devices
             if new:
                 message = "waiting for %d of %d GPUs to become free; %d jobs wait that came before"
-                logger.info(message, wanted, len(pool), sum(other < ticket for other in queue))
+                progress(message, wanted, len(pool), sum(other < ticket for other in queue))
             time.sleep(POLL_SECONDS)
 
 

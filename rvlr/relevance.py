@@ -24,7 +24,7 @@ from rvlr.data.records import Split
 from rvlr.datasets import shapes
 from rvlr.datasets.shapes.similarity import similarity
 from rvlr.errors import UserError, show
-from rvlr.log import Progress, logger
+from rvlr.log import Progress, logger, result
 
 Tokens = tuple[str, ...]
 CAPTIONS_AT_ONCE = 128
@@ -100,6 +100,7 @@ def _describe(split: Split, output: Path, made: dict[str, Any], **more: Any) -> 
             "provenance": provenance.collect(),
         },
     )
+    result("%s: %s captions x %s images", split.name, f"{len(split.captions):,}", f"{len(split.records):,}")
 
 
 def read(path: Path, split: Split, by_scenes: bool = False) -> np.ndarray:

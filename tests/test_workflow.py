@@ -32,6 +32,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     output = run(folder, SETTINGS)
     assert "student-a" in output  # the table is printed at the end
+    stages = re.findall(r"^\d\d:\d\d:\d\d \[ *(\d+)/(\d+)\] (\w+)(.*)$", output, flags=re.MULTILINE)
+    assert [int(number) for number, *_ in stages] == [*range(1, int(stages[0][1]) + 1)]
+    (trained,) = (rest for _, _, rule, rest in stages if rule == "train_teacher")
+    assert re.fullmatch(r" t, seed 0 +\d+:\d\d  val R-mean [\d.]+ after step \d+ of \d+, the best", trained)
+    assert not re.search(r"^(local)?rule |^    jobid|Select jobs|Finished jobid|Warning|WARNING", output, re.MULTILINE)
+    assert len(output.splitlines()) < 2 * len(stages) + 45
     return folder
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from rvlr import files, provenance
 from rvlr.errors import UserError, show
+from rvlr.log import result
 
 SPLITS = ("train", "val", "test")
 CACHE = "../cache"  # from the splits folder
@@ -140,6 +141,7 @@ def write_splits(
             checksums[name] = provenance.sha256(file)
         content = {"image_root": image_root, "counts": counts, "checksums": checksums, **about}
         description.write_text(files.to_json({**content, "provenance": provenance.collect()}), encoding="utf-8")
+    result("%s images", ", ".join(f"{counts[name]['images']:,} {name}" for name in SPLITS))
 
 
 def read_split(path: Path, originals: bool = False) -> Split:

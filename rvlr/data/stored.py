@@ -17,7 +17,7 @@ from rvlr import arrays, files, provenance
 from rvlr.data.features import PARTS, read_features, write_index
 from rvlr.data.records import Record, Split
 from rvlr.errors import UserError, show
-from rvlr.log import logger
+from rvlr.log import logger, result
 
 FILES = (*(f"{part}.npy" for part in PARTS), "index.json")
 _NAMES = {"image": "images", "text": "captions"}
@@ -63,7 +63,7 @@ def copy(folder: Path, split: Split, output: Path) -> None:
             _write(file, arrays_of[part], orders[part], folder / f"{part}.npy", part)
         (output / "index.json").unlink(missing_ok=True)  # never an old index beside new rows
     write_index(output, split, stored=digests(folder))
-    logger.info("features of %d images and %d captions in %s", len(split.records), len(split.captions), output)
+    result("features of %d images and %d captions", len(split.records), len(split.captions))
 
 
 def digests(folder: Path) -> dict[str, str]:

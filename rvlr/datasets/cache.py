@@ -27,7 +27,7 @@ from rvlr.data.records import Split
 from rvlr.datasets.verify import LISTING, THREADS, distinct_images, in_threads
 from rvlr.errors import UserError, show
 from rvlr.faults import Faults
-from rvlr.log import logger
+from rvlr.log import result
 
 _ABOUT = "cache.json"
 _SAMPLE = 256  # images scaled first, to estimate the space of all
@@ -73,7 +73,7 @@ def build(splits: Sequence[Split], section: config.Cache, folder: Path, threads:
     ownership.check(folder)
     files.put(images, folder)
     shutil.rmtree(unfinished)
-    logger.info("%s: %s images, %.2f GB", folder, f"{len(names):,}", size / 1e9)
+    result("%s images, %.2f GB", f"{len(names):,}", size / 1e9)
 
 
 def _resume(unfinished: Path, made_from: dict[str, Any]) -> tuple[Path, Path]:

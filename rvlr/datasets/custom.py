@@ -85,8 +85,7 @@ def prepare(section: Custom, folder: Path, downloads: Path = DOWNLOADS, check: C
         captions_sha256=provenance.sha256(section.captions),
         splits_from=made,
     )
-    counts = ", ".join(f"{len(splits[name]):,} {name}" for name in SPLITS)
-    logger.info("%s: %s images, splits by %s", section.name, counts, made["source"])
+    logger.info("%s: splits by %s", section.name, made["source"])
 
 
 def _check_inputs(section: Custom) -> None:

@@ -108,8 +108,7 @@ def make_splits(
         val_from=val_from,
         notes=notes,
     )
-    counts = ", ".join(f"{len(splits[name]):,} {name}" for name in SPLITS)
-    logger.info("%s: %s images, annotations: %s", section.name, counts, section.annotations)
+    logger.info("%s: annotations: %s", section.name, section.annotations)
 
 
 def _read(section: PublicSection, files: Mapping[str, Path]) -> dict[str, Part]:

@@ -19,7 +19,7 @@ from rvlr.data.images import ImageError, Stored, decode
 from rvlr.data.records import Split
 from rvlr.errors import UserError, show
 from rvlr.faults import Faults
-from rvlr.log import logger, track
+from rvlr.log import result, track
 
 T = TypeVar("T")
 LISTING = "image-faults.txt"
@@ -59,7 +59,7 @@ def verify(splits: Sequence[Split], stamp: Path, threads: int = THREADS) -> None
             "provenance": provenance.collect(),
         },
     )
-    logger.info("%s: all %s images can be read, %.2f GB", root, f"{len(names):,}", size / 1e9)
+    result("%s: all %s images can be read, %.2f GB", root, f"{len(names):,}", size / 1e9)
 
 
 def distinct_images(splits: Sequence[Split]) -> tuple[Path, list[str]]:

@@ -6,10 +6,10 @@ from typing import Any
 
 from rvlr import config, files, provenance
 from rvlr.data.records import Split
-from rvlr.evaluation import rankings
+from rvlr.evaluation import headlines, rankings
 from rvlr.evaluation.inputs import Result
 from rvlr.evaluation.protocols import SCENES
-from rvlr.log import logger
+from rvlr.log import result
 
 MEASURED = ("counts", "notes", "protocols", "judgements", "diagnostics")
 """The keys of the record that say what was measured, not how. Records without judgements lack these; those of features,
@@ -58,5 +58,4 @@ def write(
     }
     record["outputs"] = {"rankings_sha256": provenance.sha256(rankings_file), "numbers_sha256": numbers_sha256(record)}
     files.write_json(output / f"{split.name}.json", record)
-    shown = ", ".join(f"{name} {value:.2f}" for name, value in numbers["corrected"].items())
-    logger.info("%s on %s: %s", run, split.name, shown)
+    result("%s", headlines.line(numbers["corrected"]))

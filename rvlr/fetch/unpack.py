@@ -26,7 +26,7 @@ from typing import IO
 
 from rvlr import files
 from rvlr.errors import UserError, show
-from rvlr.log import Progress, logger
+from rvlr.log import Progress, logger, result
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _THREADS = 4  # zlib lets other threads run; each has one member in memory
@@ -171,7 +171,7 @@ def _unpack(archive: Path, file: IO[bytes], folder: Path, images: int | None) ->
         pool.shutdown(cancel_futures=True)
     os.sync()  # one for all: flushing 80,000 files one by one can take an hour
     files.put(unfinished, folder)
-    logger.info("%s: %s images", folder, f"{len(members):,}")
+    result("%s: %s images", folder, f"{len(members):,}")
 
 
 def _images(archive: Path, members: Iterable[_Member], expected: int | None) -> dict[str, _Member]:

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
 from rvlr import config, files
 from rvlr.data.text import clean_caption, learn_tokenizer
-from rvlr.log import logger
+from rvlr.log import logger, result
 from rvlr.models import hub, pretrained, tokens, weights
 from rvlr.models.retrieval import RetrievalModel
 from rvlr.models.settings import RetrievalConfig
@@ -46,7 +46,7 @@ def initialise(section: config.Model, seed: int, captions: Sequence[str], output
     model.tokenizer = tokenizer
     with files.atomic_folder(output) as folder:
         model.save_pretrained(folder)
-    logger.info("initial model with %.1f million parameters in %s", model.num_parameters() / 1e6, output)
+    result("%.1f million parameters", model.num_parameters() / 1e6)
 
 
 def _text_start(text: config.Text, captions: Sequence[str]) -> tuple[PreTrainedTokenizerBase, BertModel | None]:

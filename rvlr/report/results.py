@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rvlr.config import runs
 from rvlr.errors import UserError
-from rvlr.evaluation import rankings
+from rvlr.evaluation import headlines, rankings
 from rvlr.evaluation.inputs import OF_FEATURES
 from rvlr.evaluation.protocols import SCENES
 from rvlr.report import compare, consistency
@@ -23,12 +23,7 @@ from rvlr.report.consistency import RANKINGS, Counts, Evaluation
 PROTOCOL = "corrected"  # the protocol whose values are kept for every query
 SETTINGS = ("candidates", "subsets", "judgements")  # the settings of an evaluation that change its numbers
 JUDGEMENTS = ("cxc_sha256", "eccv_sha256")  # the digests of people's judgements
-# The most important metrics of each of the three ways of retrieval, by their short names
-HEADLINES = (
-    {"I→T R@1": "i2t_r@1", "T→I R@1": "t2i_r@1", "R-mean": "r_mean"},
-    {"I→I": "i2i_ndcg@10", "T→T": "t2t_ndcg@10"},
-    {"I→IT": "i2it_ndcg@10", "T→IT": "t2it_ndcg@10"},
-)
+HEADLINES = headlines.HEADLINES
 HEADLINE_METRICS = [metric for columns in HEADLINES for metric in columns.values()]
 LIST_HEADLINE_METRICS = [metric for columns in HEADLINES[1:] for metric in columns.values()]
 """Those that depend on relevance."""

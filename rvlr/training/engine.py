@@ -21,7 +21,8 @@ from rvlr import config
 from rvlr.data.loading import Batch, TrainingSchedule
 from rvlr.distributed import Processes
 from rvlr.errors import Interrupted, UserError
-from rvlr.log import Progress, logger
+from rvlr.evaluation import headlines
+from rvlr.log import Progress, progress
 from rvlr.training.checkpoint import ResumeFolder
 from rvlr.training.record import Line, Record
 from rvlr.training.tasks import Task
@@ -111,7 +112,7 @@ class Engine:
                     f"{self.resume.folder}: its state does not fit this model; perhaps rvlr or PyTorch has changed "
                     f"({str(error).partition(chr(10))[0]}); to start over, remove that folder and run the same command"
                 ) from error
-            logger.info("resumed at step %d of %d", self.state.step, self.schedule.steps)
+            progress("resumed at step %d of %d", self.state.step, self.schedule.steps)
         if main:
             with self.resume.writing("the record"):
                 self._views = Record(self.resume.folder, self.state.lines)
@@ -139,14 +140,14 @@ class Engine:
 
     def _loop(self, loader: Iterable[Batch], score: Scorer, received: list[int]) -> None:
         section, state, steps = self.section, self.state, self.schedule.steps
-        progress = Progress("training", steps, "steps", start=state.step)
+        steps_done = Progress("training", steps, "steps", start=state.step)
         if self._out_of_patience():
             return  # resumed after an early stop
         self.group.at(f"step {state.step + 1}")
         for batch in loader:
             terms = self._step(batch)
             self._recent.append(terms)
-            progress.update(state.step, partial("loss {:.3f}".format, terms["loss"]))
+            steps_done.update(state.step, partial("loss {:.3f}".format, terms["loss"]))
             epoch_ends = state.step % self.schedule.steps_per_epoch == 0
             if epoch_ends or state.step % LOG_STEPS == 0:
                 self._flush()
@@ -160,7 +161,7 @@ class Engine:
             if stop and state.step < steps:
                 raise Interrupted(stop, state.step)
             if self._out_of_patience():
-                logger.info("no gain of %s on val for %d epochs; stopping early", section.selected_by, section.patience)
+                progress("no gain of %s on val for %d epochs; stopping early", section.selected_by, section.patience)
                 break
             self.group.at(f"step {state.step + 1}")
 
@@ -264,9 +265,10 @@ class Engine:
             self.model.train(False)
             values = score()
             self._write("val", values)
-            logger.info("val after step %d: %s", self.state.step, ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
             verdict = values[self.section.selected_by]
-            if verdict > self.state.best_score:
+            is_best = verdict > self.state.best_score
+            progress("val after step %d: %s%s", self.state.step, headlines.line(values), ", the best so far" * is_best)
+            if is_best:
                 self.resume.save_best(self.state.step, self.model.state_dict())
             return verdict
 

@@ -26,7 +26,7 @@ from rvlr.errors import UserError
 from rvlr.evaluation.corrected import balanced, recalls
 from rvlr.evaluation.encode import encode_images
 from rvlr.evaluation.scoring import score as score_split
-from rvlr.log import logger
+from rvlr.log import progress, result
 from rvlr.training import record, start
 from rvlr.training.checkpoint import FORMAT, ResumeFolder
 from rvlr.training.engine import Engine
@@ -131,7 +131,7 @@ def _fit(
         collate=PairCollator(model.tokenizer, training.max_words, text.max_tokens, features, tokens),
         pin_memory=engine.accelerator.device.type == "cuda",
     )
-    logger.info(
+    progress(
         "training on %d captions of %d images, %d steps of %d in %d process(es) on %s",
         *(len(splits["train"].captions), len(splits["train"].records), schedule.steps, training.batch_size),
         *(engine.accelerator.num_processes, engine.accelerator.device),
@@ -179,4 +179,8 @@ def _write(engine: Engine, section: Section, output: Path) -> None:
             f"{output}: the outputs cannot be written: {error}; training is complete and kept in "
             f"{engine.resume.folder}: make room, or allow writing, and run the same command again"
         ) from error
-    logger.info("best model on val in %s", output / "model")
+    selected_by, state = engine.section.selected_by, engine.state
+    best = "val {} {:.1f} after step {} of {}, the best".format(
+        selected_by.replace("r_mean", "R-mean"), state.best_score, state.best_step, state.step
+    )
+    result("%s", best)

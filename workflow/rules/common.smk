@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from snakemake.logging import logger
+
 # Stages run under the Python that runs Snakemake, also where its environment is not activated, and import the package
 # that this workflow belongs to, in any working folder and any conda environment.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
@@ -33,7 +35,7 @@ try:
     from rvlr.data.records import SPLITS
     from rvlr.errors import UserError
     from rvlr import devices
-    from rvlr.workflow import frozen, given, outdated
+    from rvlr.workflow import frozen, given, outdated, terminal
 except ImportError as error:
     fail(
         f"{error.name} is not installed for {sys.executable}; run: {sys.executable} -m pip install -e {ROOT}"
@@ -74,6 +76,10 @@ def read_settings():
         arguments,
     )
 
+
+# A workflow that uses this one as a module decides itself what its terminal shows.
+if __name__ is None and workflow.is_main_process:
+    terminal.install(logger, workflow.output_settings)
 
 SETTINGS = read_settings()
 DATASET = SETTINGS.dataset.name
