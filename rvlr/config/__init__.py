@@ -22,7 +22,7 @@ from rvlr.config.datasets import (
 from rvlr.config.evaluation import Evaluation, Judgements, Relevance, Scoring
 from rvlr.config.models import Model, Text, TextSettings, Vision, VisionSettings
 from rvlr.config.sources import Origin, Source, Sources
-from rvlr.config.study import Study, lay_over_bases, load, parse, refuse, to_yaml
+from rvlr.config.study import Study, lay_over_bases, load, merge, parse, refuse, to_yaml
 from rvlr.config.training import (
     AnyTeacher,
     Augmentation,
@@ -75,6 +75,7 @@ __all__ = [
     "VizWiz",
     "lay_over_bases",
     "load",
+    "merge",
     "parse",
     "refuse",
     "runs",

@@ -200,12 +200,12 @@ def lay_over_bases(data: Mapping[str, Any], paths: Iterable[Path]) -> tuple[dict
         names.append(str(path))
         if isinstance(found, dict) and "base" in found:
             file, settings = _read_base(found["base"], path)
-            below = _merge(below, settings)
+            below = merge(below, settings)
             names[-1] += f" over {file}"
             bases.append(found["base"])
     if "base" in data and data["base"] not in bases:
         raise UserError(f"base: found {faults.found(data['base'])} outside of a file; write base into a file")
-    return _merge(below, {key: value for key, value in data.items() if key != "base"}), ", ".join(names)
+    return merge(below, {key: value for key, value in data.items() if key != "base"}), ", ".join(names)
 
 
 def _read_base(name: Any, path: Path) -> tuple[Path, dict[str, Any]]:
@@ -246,15 +246,15 @@ def _fill_in(data: dict[str, Any]) -> dict[str, Any]:
             filled = {"kind": "retrieval", **member} if group == "teachers" else dict(member)
             own = filled.get("training") or {}
             if filled.get("kind", "retrieval") == "retrieval" and isinstance(own, dict) and isinstance(shared, dict):
-                filled["training"] = _merge(shared, own)
+                filled["training"] = merge(shared, own)
             data[group][name] = filled
     return data
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid over `base`, mapping by mapping."""
     merged = dict(base)
     for key, value in over.items():
         nested = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if nested else value
+        merged[key] = merge(base[key], value) if nested else value
     return merged

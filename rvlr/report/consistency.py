@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
@@ -23,6 +23,8 @@ from rvlr.data.features import checksum
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
 from rvlr.evaluation.record import MEASURED, numbers_sha256
+
+T = TypeVar("T")
 
 SEED = re.compile(r"seed(\d+)")
 RANKINGS = "rankings.npz"
@@ -170,7 +172,7 @@ class RunFolder:
         frozen = self.shared(f"config/{section}.yaml")
         if frozen is None:
             return
-        wanted = files.read_yaml(frozen)
+        wanted = _once(files.read_yaml, frozen)
         found = {key: settings.get(key) for key in wanted} if only else settings
         if found != wanted:
             yield Mismatch(record, f"{verb} with {difference(found, wanted, frozen)}", frozen)
@@ -233,7 +235,7 @@ def evaluation_mismatches(path: Path, record: Evaluation, large: bool = True) ->
         elif (have := digest(source)) not in (want, None):
             yield Mismatch(path, f"made from another {what} than {source} ({want[:12]}…, not {have[:12]}…)", source)
     if (dataset := folder.shared("splits/dataset.json")) is not None:
-        about = files.read_json(dataset)
+        about = _once(files.read_json, dataset)
         if "settings" in about:
             yield from folder.setting_mismatches(dataset, "made", "dataset", about["settings"])
     if (relevance := folder.shared(f"relevance/{record.split}.json")) is not None:
@@ -286,7 +288,7 @@ def difference(record: Any, section: Any, frozen: Path) -> str:
 def _read_training(path: Path) -> _Training | None:
     """The record of a training, or None if the file is another one."""
     try:
-        return _Training.model_validate(files.read_yaml(path))
+        return _Training.model_validate(_once(files.read_yaml, path))
     except ValidationError:
         return None
 
@@ -303,15 +305,34 @@ def _features(index: Path) -> str:
 
 
 def _checksum(split: Path) -> str:
+    return _once(_read_checksum, split, split.with_name("dataset.json"))
+
+
+def _read_checksum(split: Path) -> str:
     return read_split(split).checksum
 
 
 def _sha256(path: Path) -> str:
-    status = path.stat()
-    return _digest_of(path.resolve(), status.st_mtime_ns, status.st_size)
+    return _once(provenance.sha256, path)
+
+
+def _once(read: Callable[[Path], T], path: Path, *others: Path) -> T:
+    """What `read` makes of a file, which is read once as long as the file and `others` stay as they are: hundreds of
+    evaluations share a split, and one relevance matrix of some gigabytes."""
+    stamps = tuple(_stamp(one) for one in (path, *others))
+    found: T = _read_at(read, path.resolve(), stamps)
+    return found
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file changes; None if there is no file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 @cache
-def _digest_of(path: Path, modified: int, size: int) -> str:
-    """The digest, computed once: many evaluations share one relevance matrix of some gigabytes."""
-    return provenance.sha256(path)
+def _read_at(read: Callable[[Path], Any], path: Path, stamps: tuple[tuple[int, int] | None, ...]) -> Any:
+    return read(path)

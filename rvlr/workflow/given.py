@@ -30,7 +30,7 @@ def read(
     by their names. Raises UserError naming files and options if a file is not sound YAML, if an option or one of its
     keys is given twice, or listing every fault of the configuration, the user's files included.
     """
-    _check_options(arguments)
+    check_options(arguments)
     shown = [Path(os.path.relpath(file)) if Path(file).is_relative_to(Path.cwd()) else Path(file) for file in files]
     settled, names = config.lay_over_bases(merged, shown)
     if source is None:
@@ -42,7 +42,9 @@ def read(
     return settings
 
 
-def _check_options(arguments: Sequence[str]) -> None:
+def check_options(arguments: Sequence[str]) -> None:
+    """Raise UserError if Snakemake's command line gives an option, or a key after `--config`, twice, or a value that is
+    no sound YAML."""
     for option, names in OPTIONS.items():
         count = sum(given.partition("=")[0] in names for given in arguments)
         if count > 1:
