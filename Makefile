@@ -19,6 +19,7 @@ lint: setup
 	$(BIN)/snakefmt --check --compact-diff Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/snakemake --lint --snakefile workflow/Snakefile
+	$(BIN)/snakemake --lint --snakefile workflow/grid.smk
 
 setup: $(VENV)/.installed-dev  ## make the virtual environment for the tests, or bring it up to date
 

@@ -17,6 +17,7 @@ import fcntl
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -96,6 +97,15 @@ def folder_of(path: Path) -> Iterator[None]:
         raise
 
 
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}{path.suffix}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder has a temporary name. One that is not being written was left by a killed process."""
+    return re.fullmatch(r"\..+\.tmp-[0-9a-f]{8}(\.[^.]+)?", name) is not None
+
+
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """Yield a new name beside `path`; what is left at it is removed, as is what killed writers of `path` left. A path
@@ -103,7 +113,7 @@ def _temporary(path: Path) -> Iterator[Path]:
     with folder_of(path):
         for leftover in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
             _remove(leftover)
-        temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}{path.suffix}")
+        temporary = _temporary_name(path)
         try:
             yield temporary
         except OSError as error:
@@ -175,6 +185,18 @@ def link(path: Path, target: Path) -> None:
         temporary.symlink_to(target)
         temporary.replace(path)
         sync(path.parent)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a folder, which is gone under its name at once: what a killed process leaves has a
+    temporary name. The caller has seen to it that `rvlr` made all of it. Raises OSError."""
+    temporary = _temporary_name(path)
+    path.rename(temporary)
+    if temporary.is_dir() and not temporary.is_symlink():
+        shutil.rmtree(temporary)
+    else:
+        temporary.unlink()
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -69,10 +69,15 @@ def foreign(path: Path) -> Path | None:
     """A file that would be lost if `path` were replaced and that `rvlr` did not make; None if there is none."""
     if path.is_dir() and not path.is_symlink():
         made = _read(path)
-        return next((file for file in _files(path) if file.relative_to(path).as_posix() not in made), None)
+        return next((file for file in files_in(path) if file.relative_to(path).as_posix() not in made), None)
     if not os.path.lexists(path) or path.name in _read(path.parent):
         return None
     return None if path.is_file() and not path.is_symlink() and path.stat().st_size == 0 else path
+
+
+def lists(folder: Path, file: Path) -> bool:
+    """Whether the ledger of a folder lists a file in it, or in a folder below it."""
+    return file.relative_to(folder).as_posix() in _read(folder)
 
 
 def record(path: Path) -> None:
@@ -86,7 +91,7 @@ def record(path: Path) -> None:
 
 def record_folder(folder: Path) -> None:
     """Write the ledger of a folder that `rvlr` made, with every file in the folder."""
-    names = sorted(file.relative_to(folder).as_posix() for file in _files(folder))
+    names = sorted(file.relative_to(folder).as_posix() for file in files_in(folder))
     (folder / LEDGER).write_text("\n".join(map(json.dumps, names)), encoding="ascii")
 
 
@@ -102,7 +107,7 @@ def _read(folder: Path) -> set[str]:
     return names
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_in(folder: Path) -> Iterator[Path]:
     """Every file and link below a folder, except ledgers, Snakemake's time stamps, and the locks of `rvlr`."""
     for parent, folders, names in os.walk(folder):
         links = [name for name in folders if Path(parent, name).is_symlink()]

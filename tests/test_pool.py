@@ -53,7 +53,7 @@ def study(tmp_path: Path) -> Study:
     return write
 
 
-def evaluate(folder: Path, split, run: str, seed: int, first: int) -> None:
+def evaluate(folder: Path, split, run: str, seed: int, first: int, subsets: tuple[str, ...] = ()) -> None:
     """Writes the evaluation of made-up embeddings by the package's own protocol."""
     owners = split.caption_image
     data, noise = np.random.default_rng(first), np.random.default_rng([first, seed, RUNS.index(run)])
@@ -72,7 +72,7 @@ def evaluate(folder: Path, split, run: str, seed: int, first: int) -> None:
         "notes": ["made up"],
         "config": {"candidates": 4},
         "inputs": {"split_checksum": split.checksum, "relevance_sha256": f"r{first}", "model_sha256": "m"},
-        "protocols": {"corrected": result.numbers},
+        "protocols": dict.fromkeys(("corrected", *subsets), result.numbers),
         "provenance": {"commit": "0123456789abcdef"},
     }
     sha256 = hashlib.sha256((folder / "rankings.npz").read_bytes()).hexdigest()

@@ -18,14 +18,14 @@ from typing import NoReturn
 import typer
 
 from rvlr import log
-from rvlr.cli import config, convert, data, report, stages
+from rvlr.cli import clean, config, convert, data, report, stages
 from rvlr.cli.options import App
 from rvlr.errors import Interrupted, LogFileError, UserError, describe_system
 
 app = App(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(config.group, name="config")
 app.add_typer(data.app, name="data")
-for part in (config, stages, report, convert):
+for part in (config, stages, report, clean, convert):
     app.add_typer(part.app)
 
 

@@ -1,4 +1,4 @@
-"""`rvlr summarise`, `rvlr pool`, `rvlr agreement`, `rvlr plot-...` and `rvlr draw-sheets`: tables and figures."""
+"""`rvlr summarise`, `pool`, `tables`, `agreement`, `plot-...` and `draw-sheets`: tables and figures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from rvlr import config, files, log
 from rvlr.cli.options import App, Captions, Evaluations, LogFile, Output, Stemmer, whole
+from rvlr.errors import UserError, show
 from rvlr.ownership import check_paths
 
 app = App()
@@ -58,6 +59,24 @@ def pool(
     if found.comparisons:
         differences.plot_differences(found, forest)
     files.write_text(summary["txt"], tables.table(found))
+
+
+@app.command("tables")
+def join_tables(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of results, such as results/coco, one or more.")],
+    output: Annotated[Path, typer.Option(help="Folder to write: tables.{md,csv,tex}.")],
+    protocol: Annotated[str, typer.Option(help="corrected or paper.")] = "corrected",
+    log_file: LogFile = None,
+) -> None:
+    """Join finished studies into the three tables of the paper: cross-modal, single-modal, mixed. What is missing in a
+    study is named."""
+    log.setup(log_file)
+    from rvlr.report import joined
+
+    if protocol not in joined.PROTOCOLS:
+        raise UserError(f"--protocol: found {show(protocol)}; give {' or '.join(joined.PROTOCOLS)}")
+    check_paths({"FOLDERS": folders, "--log-file": log_file}, {"--output": [output / name for name in joined.NAMES]})
+    joined.write(joined.read(folders, protocol), output)
 
 
 @app.command()

@@ -96,7 +96,7 @@ def compare_runs(splits: Sequence[Sources], shown: Collection[str], prefix: str 
     trained = [run for run in splits[0] if is_trained(run)]
     if len(trained) < 2:
         return []
-    reference = BASELINE if BASELINE in trained else trained[0]
+    reference = reference_of(trained)
     values = [_read_split(sources, trained, prefix) for sources in splits]
     comparisons = []
     for run in track([run for run in trained if run != reference], "compare", len(trained) - 1, "runs"):
@@ -107,6 +107,11 @@ def compare_runs(splits: Sequence[Sources], shown: Collection[str], prefix: str 
         images = sum(len(next(iter(split[run].values())).counts) for split in values)
         comparisons.append(Comparison(run, reference, *seeds, images, *_differences(parts)))
     return _adjust(comparisons, shown)
+
+
+def reference_of(trained: Sequence[str]) -> str:
+    """The run that the other trained runs are compared with: `student-continued` if it exists, else the first."""
+    return BASELINE if BASELINE in trained else trained[0]
 
 
 def _read_split(sources: Sources, trained: Sequence[str], prefix: str) -> dict[str, dict[int, PerImage]]:

@@ -25,7 +25,7 @@ SHARED = ("report", "relevance", "evaluation")  # the frozen sections that all r
 REMEDY = "pool results of one study, with the same runs, seeds and settings on different data"
 
 
-class _Report(BaseModel, strict=True, extra="forbid"):
+class Report(BaseModel, strict=True, extra="forbid"):
     """The frozen section `report`: the runs and seeds that a study shows."""
 
     runs: Annotated[list[Annotated[str, Field(pattern=f"^{runs.PATTERN.pattern}$")]], Field(min_length=1)]
@@ -44,7 +44,7 @@ def read(folders: Sequence[Path]) -> Results:
     for one, other in combinations(folders, 2):
         if one.resolve() == other.resolve():
             raise UserError(f"{one} and {other} are the same folder; give each once")
-    report = _read_report(folders[0])
+    report = read_report(folders[0])
     for folder in folders[1:]:
         _check_settings(folders[0], folder, report.runs)
     splits = [read_split(folder / f"splits/{TEST}.jsonl", originals=True) for folder in folders]
@@ -58,15 +58,15 @@ def read(folders: Sequence[Path]) -> Results:
     return replace(pooled, notes=[*pooled.notes, *notes])
 
 
-def _read_report(folder: Path) -> _Report:
-    """The runs and seeds of a folder of results."""
+def read_report(folder: Path) -> Report:
+    """The runs and seeds of a folder of results. Raises UserError if it is none."""
     path = folder / "config/report.yaml"
     if not path.is_file():
         raise UserError(f"{folder}: no folder of results, since it has no config/report.yaml; give results/NAME")
     try:
-        return _Report.model_validate(files.read_yaml(path))
+        return Report.model_validate(files.read_yaml(path))
     except ValidationError as error:
-        fault = faults.describe(error, _Report, 1)[0]
+        fault = faults.describe(error, Report, 1)[0]
         raise UserError(f"{path}: {fault}; run the workflow again, which writes this file") from None
 
 

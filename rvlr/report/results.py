@@ -99,6 +99,13 @@ class Results:
         """The seeds of all runs together."""
         return sorted({seed for seeds in self.sources[0].values() for seed in seeds})
 
+    @property
+    def missing(self) -> dict[str, list[int]]:
+        """The seeds that other runs have and a run has not, of the runs that lack some. Raw features, which are the
+        same with every seed, lack none."""
+        lacking = {run: [seed for seed in self.all_seeds if seed not in seeds] for run, seeds in self.seeds.items()}
+        return {run: seeds for run, seeds in lacking.items() if seeds and run not in self.features}
+
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """The differences between trained runs; none without the protocol `PROTOCOL`. Raises UserError as

@@ -172,7 +172,7 @@ def _comparison_frame(compared: Mapping[str, Sequence[Comparison]]) -> pd.DataFr
 def _markdown(results: Results) -> Iterator[str]:
     yield f"# Three-way retrieval on {results.where}"
     yield ""
-    yield _header(results, code="`")
+    yield header(results, code="`")
     yield ""
     about = f"{_averaged(results)}; all values but ranks and diagnostics in percent"
     yield f"- {about}; bold: the best trained model of a column."
@@ -184,6 +184,7 @@ def _markdown(results: Results) -> Iterator[str]:
     if results.features:
         yield f"- {ABOUT_FEATURES}"
     yield from (f"- Data: {note}" for note in results.notes)
+    yield from (f"- Missing: {what}" for what in _missing(results))
     for protocol, runs in results.scores.items():
         yield from ("", f"## Protocol `{protocol}`")
         for section, columns in SECTIONS.items():
@@ -195,7 +196,7 @@ def _markdown(results: Results) -> Iterator[str]:
             frame = pd.DataFrame({"run": list(runs), "seeds": [str(len(results.seeds[run])) for run in runs]})
             for name, metric in present.items():
                 frame[name] = _cells(results, runs, metric)
-            yield from ("", f"### {section}", "", _markdown_table(frame))
+            yield from ("", f"### {section}", "", markdown_table(frame))
     yield from _judgements(results)
     yield from _diagnostics(results)
 
@@ -215,7 +216,7 @@ def _judgements(results: Results) -> Iterator[str]:
             frame = pd.DataFrame({"run": list(runs), "seeds": [str(len(results.seeds[run])) for run in runs]})
             for column, metric in columns.items():
                 frame[column] = _cells(results, runs, metric)
-            yield from ("", f"### {title}", "", _markdown_table(frame))
+            yield from ("", f"### {title}", "", markdown_table(frame))
 
 
 def _diagnostics(results: Results) -> Iterator[str]:
@@ -226,23 +227,23 @@ def _diagnostics(results: Results) -> Iterator[str]:
     frame = pd.DataFrame({"run": list(found), "seeds": [str(len(results.seeds[run])) for run in found]})
     for name, metric in DIAGNOSTICS.items():
         frame[name] = [scores[metric].digits(3) for scores in found.values()]
-    yield from ("", "## Diagnostics", "", f"- {ABOUT_DIAGNOSTICS}", "", "### Embeddings", "", _markdown_table(frame))
+    yield from ("", "## Diagnostics", "", f"- {ABOUT_DIAGNOSTICS}", "", "### Embeddings", "", markdown_table(frame))
     teachers = dict.fromkeys(name.partition("/")[2] for scores in found.values() for name in scores if "/" in name)
     rows = [(run, teacher) for run in found for teacher in teachers]
     if rows:
         frame = pd.DataFrame(rows, columns=["run", "teacher"])
         for name, metric in STRUCTURE.items():
             frame[name] = [found[run][f"{metric}/{teacher}"].digits(3) for run, teacher in rows]
-        yield from ("", "### Structure of teachers", "", f"- {ABOUT_STRUCTURE}", "", _markdown_table(frame))
+        yield from ("", "### Structure of teachers", "", f"- {ABOUT_STRUCTURE}", "", markdown_table(frame))
 
 
-def _markdown_table(frame: pd.DataFrame) -> str:
+def markdown_table(frame: pd.DataFrame) -> str:
     """A table of text, the first column flush left, the others flush right."""
     align = ["left", *["right"] * (frame.shape[1] - 1)]
     return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
-def _header(results: Results, code: str = "") -> str:
+def header(results: Results, code: str = "") -> str:
     """Counts, seeds and commits in one line; `code` is put around each commit."""
     commits = [f"{code}{_short(commit)}{code}" if commit else "unknown" for commit in results.commits]
     names = [folder.resolve().name for folder in results.folders]
@@ -250,9 +251,17 @@ def _header(results: Results, code: str = "") -> str:
         names = [str(folder) for folder in results.folders]
     pooled = f"{len(names)} splits, pooled: {', '.join(names)}; " if names else ""
     return (
-        f"{results.counts.images:,} images, {results.counts.captions:,} captions; {pooled}{_seeds(results.all_seeds)}; "
-        f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+        f"{results.counts.images:,} images, {results.counts.captions:,} captions; {pooled}"
+        f"{name_seeds(results.all_seeds)}; commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
     )
+
+
+def _missing(results: Results) -> list[str]:
+    """The runs that were not evaluated with every seed, whose means are therefore over fewer seeds than others."""
+    return [
+        f"{run} has no {name_seeds(seeds)}; its means are over {name_seeds(results.seeds[run])} alone"
+        for run, seeds in results.missing.items()
+    ]
 
 
 def _short(commit: str) -> str:
@@ -260,24 +269,25 @@ def _short(commit: str) -> str:
     return digits[:12] + dash + dirty
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def name_seeds(seeds: Sequence[int]) -> str:
+    """`seed 0` or `seeds 0, 1`."""
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _cells(results: Results, runs: Mapping[str, Mapping[str, Score]], metric: str) -> list[str]:
-    """A column: the best trained models are bold. Means are compared as printed: equal text is equally good."""
-    means = [scores[metric].mean for run, scores in runs.items() if results.is_trained(run)]
-    best = min if metric in MEDIAN_RANKS.values() else max
-    bold = f"{best(means):.1f}" if means else None
-    return [
-        f"**{scores[metric]}**"
-        if results.is_trained(run) and f"{scores[metric].mean:.1f}" == bold
-        else _cell(scores, metric)
-        for run, scores in runs.items()
-    ]
+    """A column: the best trained models are bold."""
+    bold = best({run: scores for run, scores in runs.items() if results.is_trained(run)}, metric)
+    return [f"**{scores[metric]}**" if run in bold else text_of(scores, metric) for run, scores in runs.items()]
 
 
-def _cell(scores: Mapping[str, Score], metric: str) -> str:
+def best(runs: Mapping[str, Mapping[str, Score]], metric: str) -> list[str]:
+    """The best of some runs. Means are compared as printed: equal text is equally good."""
+    means = {run: scores[metric].mean for run, scores in runs.items() if metric in scores}
+    highest = (min if metric in MEDIAN_RANKS.values() else max)(means.values(), default=0.0)
+    return [run for run, mean in means.items() if f"{mean:.1f}" == f"{highest:.1f}"]
+
+
+def text_of(scores: Mapping[str, Score], metric: str) -> str:
     """A score, or a dash where it does not exist, as most do not of raw features."""
     return str(scores[metric]) if metric in scores else "–"
 
@@ -311,13 +321,13 @@ def _differences(compared: Sequence[Comparison], title: str, protocol: str, show
                 "p (Holm)": [_p(each.holm) for each in found if each.holm is not None],
             }
         )
-        same = one.seeds == one.reference_seeds
-        paired = f"{_seeds(one.seeds).capitalize()} {'of both' if same else f'against {_seeds(one.reference_seeds)}'}."
-        yield from ("", f"### {one.run} minus {one.reference}", "", f"{paired} {_covered(one)}", "")
-        yield _markdown_table(frame)
+        others = "of both" if one.seeds == one.reference_seeds else f"against {name_seeds(one.reference_seeds)}"
+        paired = f"{name_seeds(one.seeds).capitalize()} {others}."
+        yield from ("", f"### {one.run} minus {one.reference}", "", f"{paired} {covered(one)}", "")
+        yield markdown_table(frame)
 
 
-def _covered(one: Comparison) -> str:
+def covered(one: Comparison) -> str:
     """What the interval covers, in words."""
     words = {"images": "test images", "seeds": "seeds", "splits": "splits of the data"}
     covers = [words[source] for source in one.covers]
@@ -344,12 +354,13 @@ def table(results: Results) -> str:
     Laid out here, because neither pandas nor tabulate centres a header over a group of columns. Raises UserError as
     `Results.comparisons`.
     """
-    notes = [f"{results.split}: {_header(results)}", *(f"Data: {note}" for note in results.notes)]
+    notes = [f"{results.split}: {header(results)}", *(f"Data: {note}" for note in results.notes)]
+    notes += [f"Missing: {what}" for what in _missing(results)]
     lines = [line for note in notes for line in textwrap.wrap(note, TERMINAL_WIDTH, break_on_hyphens=False)] + [
         f"In percent. {RECALL}"
     ]
     cells = {
-        (protocol, run): [[_cell(scores, m).replace(" ", "") for m in columns.values()] for columns in HEADLINES]
+        (protocol, run): [[text_of(scores, m).replace(" ", "") for m in columns.values()] for columns in HEADLINES]
         for protocol, runs in results.scores.items()
         for run, scores in runs.items()
     }

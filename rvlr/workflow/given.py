@@ -31,8 +31,7 @@ def read(
     keys is given twice, or listing every fault of the configuration, the user's files included.
     """
     check_options(arguments)
-    shown = [Path(os.path.relpath(file)) if Path(file).is_relative_to(Path.cwd()) else Path(file) for file in files]
-    settled, names = config.lay_over_bases(merged, shown)
+    settled, names = config.lay_over_bases(merged, shown(files))
     if source is None:
         options = f"--config {', '.join(overrides)}" if overrides else ""
         source = " and ".join(filter(None, (names, options)))
@@ -40,6 +39,11 @@ def read(
     places.check(settings, Path("results", settings.dataset.name), source)
     disk.check(settings, source)
     return settings
+
+
+def shown(files: Sequence[Path]) -> list[Path]:
+    """The files as messages name them: relative paths of what lies in the working folder."""
+    return [Path(os.path.relpath(file)) if Path(file).is_relative_to(Path.cwd()) else Path(file) for file in files]
 
 
 def check_options(arguments: Sequence[str]) -> None:

@@ -36,14 +36,11 @@ def read(
     """
     given.check_options(arguments)
     shared = {key: value for key, value in merged.items() if key != "grid"}
-    if "grid" in merged:
-        paths = _paths(merged["grid"])
-    else:
-        paths = {name: [shipped / f"{name}.yaml"] for name in SHIPPED}
+    paths = _paths(merged["grid"]) if "grid" in merged else {name: [shipped / f"{name}.yaml"] for name in SHIPPED}
     found: dict[str, Settings] = {}
     studies: dict[str, config.Study] = {}
     for name, own in paths.items():
-        found[name], names = config.lay_over_bases(_laid(own, shared), [*own, *configfiles])
+        found[name], names = config.lay_over_bases(_laid(own, shared), [*own, *given.shown(configfiles)])
         studies[name] = config.parse(found[name], f"grid.{name} ({names})")
     _check_apart(studies)
     _check_fetched(studies)
