@@ -63,6 +63,14 @@ rule tables:
         "python -m rvlr tables {params.results} --output {params.output} --log-file {log}"
 
 
+# As in workflow/Snakefile, of which Snakemake takes the rules alone.
+onstart:
+    if workflow.is_main_process and workflow.local_exec:
+        for study in map(study_of, STUDIES):
+            if study.SETTINGS.gpu == "required":
+                study.checked(study.devices.check, True)
+
+
 onsuccess:
     for name in STUDIES:
         study_of(name).print_summary()

@@ -3,11 +3,13 @@
 import sys
 from pathlib import Path
 
+from snakemake.logging import logger
+
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 sys.path.insert(0, str(ROOT))
 try:
     from rvlr.errors import UserError
-    from rvlr.workflow import grid
+    from rvlr.workflow import grid, terminal
 except ImportError as error:
     print(
         f"error: {error.name} is not installed for {sys.executable}; run: {sys.executable} -m pip install -e {ROOT}",
@@ -26,6 +28,9 @@ def read_studies():
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
+
+if workflow.is_main_process:
+    terminal.install(logger, workflow.output_settings)
 
 STUDIES = read_studies()
 TABLES = f"results/{grid.TABLES}"
