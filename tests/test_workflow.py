@@ -22,6 +22,7 @@ from study import SETTINGS, changed, fails, module, plan, run, snakemake
 
 from rvlr.errors import UserError
 from rvlr.report import results
+from rvlr.workflow import clean
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +117,22 @@ def test_changing_the_candidates_only_evaluates_again(finished: Path) -> None:
         "summarise",
         "all",
     }
+
+
+def test_cleaned_results_stay_as_they_are_until_a_stage_needs_what_was_deleted(finished: Path, tmp_path: Path) -> None:
+    """Then all that reads it runs again, as `rvlr clean` says."""
+    shutil.copytree(finished, tmp_path / "copy")
+    results = tmp_path / "copy/results/shapes"
+    items = clean.find(results)
+    assert {item.name for item in items} == {"seed0/teacher-t/features", "relevance/test.npy"}
+    assert all(item.seconds is not None and item.after and not item.kept for item in items)
+    clean.delete(results, items)
+    assert clean.find(results) == []
+    assert not plan(tmp_path / "copy", SETTINGS)
+    planned = plan(tmp_path / "copy", changed(students={**SETTINGS["students"], "c": {"teacher": "t"}}))
+    assert planned["extract_features t"] == planned["compute_relevance"] == 1
+    assert {job for job in planned if job.startswith("train")} == {f"train_student {name}" for name in "abc"}
+    assert planned["evaluate_model teacher-t"] == 1
 
 
 def test_relevance_is_made_for_the_trainings_that_select_by_it_alone(finished: Path, tmp_path: Path) -> None:
