@@ -211,11 +211,11 @@ def _about_marks(found: Tables) -> Iterator[str]:
         yield f"No differences are marked: values of single queries are kept by protocol {PROTOCOL} alone."
         return
     if found.compared:
+        pairs = f"{len(found.compared)} pair{'s' * (len(found.compared) > 1)} of runs"
         yield (
             "↑, ↓: clearly above or below the reference, p (Holm) below 0.05, adjusted for all "
             f"{len(found.holm)} comparisons in these tables: {len(tables.SHOWN)} metrics "
-            f"({', '.join(tables.SHOWN)}) of {len(found.compared)} pairs of runs. Other columns and subsets are not "
-            "compared."
+            f"({', '.join(tables.SHOWN)}) of {pairs}. Other columns and subsets are not compared."
         )
     for study in found.studies:
         first = next((one for (name, _), one in found.compared.items() if name == study.name), None)
@@ -250,7 +250,7 @@ def _markdown(found: Tables) -> Iterator[str]:
                 one = found.cell(study, protocol, run, metric)
                 row[name] = (f"**{one.text}**" if one.best else one.text) + one.mark
             rows.append(row)
-        yield from ("", f"## {section}", "", tables.markdown_table(pd.DataFrame(rows)))
+        yield from ("", f"## {section}", "", tables.markdown_table(pd.DataFrame(rows), left=2))
     yield ""
 
 

@@ -237,9 +237,9 @@ def _diagnostics(results: Results) -> Iterator[str]:
         yield from ("", "### Structure of teachers", "", f"- {ABOUT_STRUCTURE}", "", markdown_table(frame))
 
 
-def markdown_table(frame: pd.DataFrame) -> str:
-    """A table of text, the first column flush left, the others flush right."""
-    align = ["left", *["right"] * (frame.shape[1] - 1)]
+def markdown_table(frame: pd.DataFrame, left: int = 1) -> str:
+    """A table of text, the first columns, `left` of them, flush left, the others flush right."""
+    align = [*["left"] * left, *["right"] * (frame.shape[1] - left)]
     return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
