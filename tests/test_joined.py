@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from rvlr.cli import app
 from rvlr.data.records import read_split
 from rvlr.errors import UserError
-from rvlr.report import joined, results, tables
+from rvlr.report import figures, joined, results, tables
 
 Rows = list[dict[str, str]]
 
@@ -233,6 +233,8 @@ def test_the_summary_names_seeds_that_other_runs_have(two: list[Path], tmp_path:
     tables.summarise(found, *(tmp_path / name for name in ("s.csv", "c.csv", "s.md")))
     assert f"\n- {line}\n" in (tmp_path / "s.md").read_text()
     assert f"\n{line}\n" in tables.table(found)
+    labels = [figures._label(run, found) for run in RUNS]
+    assert labels == ["initial-base", "student-a (1 of 2 seeds)", "student-continued"]
     assert "Missing" not in tables.table(results.read(sorted(two[1].glob("seed*/*/eval/test.json"))))
 
 

@@ -208,15 +208,21 @@ def plot_three_ways(results: Results, output: Path) -> None:
     )
     figure.text(left / BARS_WIDTH, 1 - 0.15 / height, headline, fontsize=12, va="top")
     figure.legend(
-        handles=[Patch(**_bar_style(run, results), label=run) for run in results.runs],
+        handles=[Patch(**_bar_style(run, results), label=_label(run, results)) for run in results.runs],
         loc="lower left",  # below the shorter panels
         bbox_to_anchor=((left + width + gap) / BARS_WIDTH, 0.1 / height),
-        ncols=2 if max(map(len, results.runs)) <= 36 else 1,
+        ncols=2 if max(len(_label(run, results)) for run in results.runs) <= 36 else 1,
         frameon=False,
         fontsize=11,
         borderaxespad=0,
     )
     style.save(figure, output)
+
+
+def _label(run: str, results: Results) -> str:
+    """The name of a run, and how many seeds it has if it lacks some."""
+    seeds = f" ({len(results.seeds[run])} of {len(results.all_seeds)} seeds)" if run in results.missing else ""
+    return f"{run}{seeds}"
 
 
 def _bar_style(run: str, results: Results) -> _BarStyle:
