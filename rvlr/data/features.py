@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # imports torch, which the workflow, where it asks for a dige
     from rvlr.distributed import Processes
 
 PARTS = ("image", "text")
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -35,54 +36,85 @@ def share(count: int, group: "Processes") -> tuple[int, int]:
 def write_features(
     folder: Path, split: Split, blocks: Mapping[str, Iterable[np.ndarray]], group: "Processes", **about: Any
 ) -> None:
-    """Write the features of a split; each process writes its own rows of the same files.
+    """Write the features of a split. Each process writes its own rows to a file of its own, since two machines must not
+    write to one page of a file; the main process joins these files.
 
     blocks: for `image` and `text` the rows of this process, see `share`, as arrays (rows, width). about: what made
     them, for `index.json`. Raises UserError naming the image or caption of a feature that is NaN or infinite.
     """
     counts = {"image": len(split.records), "text": len(split.captions)}
-    with _unfinished(folder, group) as unfinished:
+    with _clean(folder, group):
+        group.meet("writing features")
         for name in PARTS:
-            first, target = share(counts[name], group)[0], None
-            for block in blocks[name]:
-                if target is None:
-                    target = _open_shared(unfinished[name], (counts[name], block.shape[1]), group)
-                _check_finite(block, name, split, first)
-                target[first : first + len(block)] = block
-                first += len(block)
-            if target is not None:
-                target.flush()
-        group.meet("writing the features")
+            _write_part(_part(folder, name, group.accelerator.process_index), blocks[name], name, split, group)
+        group.meet("joining the features")
         if group.is_main:
             (folder / "index.json").unlink(missing_ok=True)  # never an old index beside new rows
             for name in PARTS:
+                parts = [_part(folder, name, rank) for rank in range(group.accelerator.num_processes)]
                 with files.atomic_file(folder / f"{name}.npy") as temporary:
-                    unfinished[name].replace(temporary)
+                    _join(parts, temporary, counts[name])
             write_index(folder, split, **about)
 
 
 @contextmanager
-def _unfinished(folder: Path, group: "Processes") -> Iterator[dict[str, Path]]:
-    """The files that all processes write rows into; the main process removes them at the end, if they are left."""
-    paths = {name: files.unfinished(folder / f"{name}.npy") for name in PARTS}
+def _clean(folder: Path, group: "Processes") -> Iterator[None]:
+    """Without files of parts at the beginning, those of a run that was killed, and at the end."""
     if not group.is_main:
-        yield paths
+        yield
         return
     with files.folder_of(folder / "index.json"):
         try:
-            yield paths
+            _remove_parts(folder)
+            yield
         finally:
-            for path in paths.values():
-                path.unlink(missing_ok=True)
+            _remove_parts(folder)
 
 
-def _open_shared(path: Path, shape: tuple[int, int], group: "Processes") -> np.memmap:
-    """A writable memory map of a file that the main process creates and all processes open."""
-    if group.is_main:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays.create(path, shape)
-    group.meet(f"opening {path}")
-    return np.lib.format.open_memmap(path, mode="r+")
+def _remove_parts(folder: Path) -> None:
+    for name in PARTS:
+        for path in folder.glob(_part(folder, name, "*").name):
+            path.unlink(missing_ok=True)
+
+
+def _part(folder: Path, name: str, rank: int | str) -> Path:
+    return files.unfinished(folder / f"{name}-{rank}.npy")
+
+
+def _write_part(path: Path, blocks: Iterable[np.ndarray], name: str, split: Split, group: "Processes") -> None:
+    """Write the rows of this process, and flush them to the disk."""
+    first, last = share(len(split.records if name == "image" else split.captions), group)
+    begin, rows = first, None
+    for block in blocks:
+        if rows is None:
+            rows = arrays.create(path, (last - first, block.shape[1]))
+        _check_finite(block, name, split, first)
+        rows[first - begin : first - begin + len(block)] = block
+        first += len(block)
+    assert rows is not None  # no process is without rows
+    rows.flush()
+    del rows  # closed, so that other machines see it
+    files.sync(path)
+
+
+def _join(parts: list[Path], path: Path, count: int) -> None:
+    """Write the rows of all parts, `count` together, to one file."""
+    if len(parts) == 1:
+        parts[0].replace(path)
+        return
+    first, joined = 0, None
+    for part in parts:
+        rows = arrays.open_array(part, (None, None))
+        if joined is None:
+            joined = arrays.create(path, (count, rows.shape[1]))
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            block = rows[start : start + _ROWS_AT_ONCE]
+            joined[first : first + len(block)] = block
+            first += len(block)
+        part.unlink()
+    assert joined is not None
+    assert first == count
+    joined.flush()
 
 
 def _check_finite(values: np.ndarray, name: str, split: Split, first: int) -> None:
