@@ -4,10 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test lint setup
+.PHONY: demo report test lint setup
 
 demo: $(VENV)/.installed  ## run the whole pipeline on the embedded data set and show the results
 	$(BIN)/snakemake
+
+report: demo  ## the demo's results in one file to send, report.html
+	$(BIN)/snakemake --report report.html
 
 test: lint  ## everything that must hold before a change lands
 	$(BIN)/pytest

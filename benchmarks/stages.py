@@ -7,62 +7,14 @@ during the first 30 s, then every 30 s. So it may miss a short peak, and a stage
 has no memory. A training that was interrupted and resumed is listed with its last part only.
 """
 
-import csv
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from tabulate import SEPARATING_LINE, tabulate
 
-ORDER = [
-    "prepare",
-    "verify",
-    "cache",
-    "relevance",
-    "initial",
-    "teacher",
-    "features",
-    "student",
-    "evaluate",
-    "summarise",
-    "plot",
-    "sheets",
-]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One benchmark file: wall time in seconds, largest resident set in MiB (None if it was not measured)."""
-
-    name: str
-    seed: int | None
-    seconds: float
-    memory: float | None
-
-    @property
-    def position(self) -> tuple[list[int], str, int]:
-        """The sort key in the table: evaluations in the order of the models they evaluate, unknown stages last."""
-        kinds = [ORDER.index(word) if word in ORDER else len(ORDER) for word in self.name.split("-")[:2]]
-        return kinds, self.name, -1 if self.seed is None else self.seed
-
-
-def read(folder: Path) -> list[Stage]:
-    """All stages of `results/{dataset}`, in the order of the pipeline."""
-    return sorted((_stage(path) for path in (folder / "benchmarks").rglob("*.tsv")), key=lambda stage: stage.position)
-
-
-def _stage(path: Path) -> Stage:
-    with path.open(encoding="utf-8", newline="") as stream:
-        row = next(csv.DictReader(stream, delimiter="\t"))
-    seed = path.parent.name.removeprefix("seed")
-    return Stage(
-        name=path.stem,
-        seed=int(seed) if seed.isdecimal() else None,
-        seconds=float(row["s"]),
-        memory=None if row["max_rss"] in ("NA", "-") else float(row["max_rss"]),
-    )
+from rvlr.report.costs import Stage, read
 
 
 def table(stages: list[Stage]) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,6 +49,26 @@ def _commit() -> str | None:
         return None
 
 
+@cache
+def _processor() -> str | None:
+    """The name of the processor; None where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or None
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, None)
+
+
+def _gpu() -> str | None:
+    """The name of the GPU that this process computes on; None on a CPU. Nothing starts to use a GPU because of it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    name: str = torch.cuda.get_device_name()
+    return name
+
+
 def collect() -> dict[str, Any]:
     """What made a result: version, commit, platform and the versions that numbers depend on. Contains no time
     stamps, so that the same run writes the same bytes."""
@@ -62,5 +83,7 @@ def collect() -> dict[str, Any]:
         "commit": _commit(),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": _processor(),
+        "gpu": _gpu(),
         "packages": packages,
     }

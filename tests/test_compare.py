@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rvlr.data.records import Record, Split
 from rvlr.errors import UserError
@@ -61,6 +62,18 @@ def test_differences_are_those_of_the_numbers(evaluate: Evaluate) -> None:
     assert (total.low, total.high) == pytest.approx((6 * mean.low, 6 * mean.high))
     assert total.p == mean.p
     assert compare.compare_runs([runs], SHOWN) == [found]
+
+
+def test_the_interval_of_one_training_is_students_over_images(evaluate: Evaluate) -> None:
+    """For a metric with one query an image, the mean and its textbook interval; image 3 has no value of i2i."""
+    path, numbers = evaluate("t0", 1)
+    found = compare.intervals_of([{"teacher-t": {0: (path, numbers)}}], "teacher-t")
+    assert found.keys() == compare.REPORTED.keys()
+    values = rankings.read_values(path, numbers).values["i2t_r@1"]
+    assert len(values) == 12
+    half = stats.t.ppf(0.975, 11) * np.std(values, ddof=1) / 12**0.5
+    assert found["i2t_r@1"] == pytest.approx((np.mean(values) - half, np.mean(values) + half), rel=1e-6)
+    assert all(low <= numbers[name] + 1e-4 and numbers[name] - 1e-4 <= high for name, (low, high) in found.items())
 
 
 def test_equal_models_do_not_differ(evaluate: Evaluate) -> None:

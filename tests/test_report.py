@@ -438,7 +438,7 @@ def test_bars_need_the_corrected_protocol(evaluate: Evaluate, tmp_path: Path) ->
 
 def test_figures_are_reproducible(evaluate: Evaluate, tmp_path: Path) -> None:
     paths = [evaluate(run, seed, 50 + seed) for run in ("teacher-a", "student-b") for seed in (0, 1)]
-    metrics = {"student-b": log_of(tmp_path / "m.jsonl", {"itc": 3.0, "kd": 0.01}, [10, 30, 20])}
+    metrics = {"student-b": [log_of(tmp_path / "m.jsonl", {"itc": 3.0, "kd": 0.01}, [10, 30, 20])]}
     for number in (1, 2):
         figures.plot_three_ways(results.read(paths), tmp_path / f"bars{number}.png")
         differences.plot_differences(results.read(paths), tmp_path / f"differences{number}.png")
@@ -511,7 +511,7 @@ def test_one_run_has_no_differences_to_draw(evaluate: Evaluate, tmp_path: Path) 
 def test_losses_show_the_terms_of_each_run(tmp_path: Path) -> None:
     teacher = log_of(tmp_path / "teacher.jsonl", {"itc": 3.0, "itm": 0.9}, [10, 30, 20])
     student = log_of(tmp_path / "student.jsonl", {"itc": 3.0, "itm": 0.9, "kdi": 0.01}, [10, 40])
-    figures.plot_losses({"teacher-a": teacher, "student-b": student}, tmp_path / "losses.png")
+    figures.plot_losses({"teacher-a": [teacher], "student-b": [student]}, tmp_path / "losses.png")
     pixels = pixels_of(tmp_path / "losses.png")
     panels = pixels[pixels.shape[0] // 8 :]  # below the legend
     left, right = panels[:, : pixels.shape[1] // 2], panels[:, pixels.shape[1] // 2 :]
@@ -528,7 +528,30 @@ def test_curves_show_the_score_that_selected_the_weights(tmp_path: Path) -> None
     balanced = [line | ({"balanced": line["step"] / 3} if line["kind"] == "val" else {}) for line in lines]
     path.write_text("".join(json.dumps(line) + "\n" for line in balanced))
     assert (figures._read_curves(path).selected_by, [*figures._read_curves(path).score]) == ("balanced", [10, 20, 30])
-    figures.plot_losses({"student-b": path}, tmp_path / "losses.png")
+    figures.plot_losses({"student-b": [path]}, tmp_path / "losses.png")
+
+
+def test_curves_show_every_seed_and_their_mean(tmp_path: Path) -> None:
+    """The strong line of the mean runs where no training of the two is."""
+    first = log_of(tmp_path / "first.jsonl", {"itc": 1.0}, [10, 30, 20])
+    second = log_of(tmp_path / "second.jsonl", {"itc": 3.0}, [30, 10])
+    (mean,) = {*figures._mean([figures._read_curves(path).train["itc"] for path in (first, second)])}
+    assert mean == 2.0
+    strong = {}
+    for name, paths in {"one": [first], "both": [first, second]}.items():
+        figures.plot_losses({"student-b": paths}, tmp_path / f"{name}.png")
+        strong[name] = coloured(pixels_of(tmp_path / f"{name}.png"), style.TERM_COLOURS[figures.TERMS.index("itc")])
+    assert strong["both"].sum() > 40
+    assert not np.array_equal(strong["one"], strong["both"])
+
+
+def test_logs_of_seeds_belong_together(tmp_path: Path) -> None:
+    paths = [tmp_path / f"seed{seed}/student-a/metrics.jsonl" for seed in (0, 3)]
+    other = tmp_path / "seed0/student-b/metrics.jsonl"
+    assert figures.named_by_folder([*paths, other]) == {"student-a": paths, "student-b": [other]}
+    for twin in (tmp_path / "x/student-a/metrics.jsonl", tmp_path / "y/seed3/student-a/metrics.jsonl"):
+        with pytest.raises(UserError, match="are both named 'student-a'; give one"):
+            figures.named_by_folder([*paths, twin])
 
 
 @pytest.mark.parametrize(
@@ -546,5 +569,5 @@ def test_a_file_that_is_not_a_training_log_is_refused(tmp_path: Path, text: str 
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        figures.plot_losses({"teacher-a": path}, tmp_path / "losses.png")
+        figures.plot_losses({"teacher-a": [path]}, tmp_path / "losses.png")
     assert str(path) in str(error.value)

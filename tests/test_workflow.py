@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import browser
 import pytest
 import yaml
 from conftest import ROOT, TINY_MODEL
@@ -413,7 +414,49 @@ def test_faults_of_a_module_name_it(tmp_path: Path) -> None:
 
 def test_the_report_is_made_offline(finished: Path) -> None:
     run(finished, SETTINGS, "--report", str(finished / "report.html"))
-    assert "Balanced vision-language retrieval" in (finished / "report.html").read_text()
+    assert "retrieval in three ways" in (finished / "report.html").read_text()
+
+
+@pytest.mark.browser
+def test_the_report_shows_its_table_and_every_page_in_a_browser(finished: Path, tmp_path: Path) -> None:
+    browser.chromium()  # before the report is made
+    said = run(finished, SETTINGS, "--report", str(tmp_path / "report.html"))
+    assert "WARNING" not in said
+    seen = browser.visit(tmp_path / "report.html", tmp_path)
+    assert seen.errors == []
+    assert [name for name in seen.loaded if not name.startswith(("data:", "blob:"))] == []
+    _, header, *rows = browser.rows_of(seen.first, "headline-table")
+    assert header == ["model", "I→T R@1", "T→I R@1", "R-mean", "I→I", "T→T", "I→IT", "T→IT"]
+    names = ["i2t_r@1", "t2i_r@1", "r_mean", "i2i_ndcg@10", "t2t_ndcg@10", "i2it_ndcg@10", "t2it_ndcg@10"]
+    evaluated = ["initial-base", "teacher-t", "student-a", "student-b"]
+    assert [row[0] for row in rows] == evaluated
+    for name, *cells in rows:
+        numbers = json.loads((finished / f"results/shapes/seed0/{name}/eval/test.json").read_text())
+        assert cells == [f"{numbers['protocols']['corrected'][metric]:.1f}" for metric in names]
+    first = seen.pages["first"]
+    for fact in (
+        "Data set",
+        "Seeds",
+        "Commit",
+        "Versions",
+        "Machine",
+        "Wall time",
+        "GPU hours",
+        "peak memory",
+        "torch ",
+    ):
+        assert fact in first
+    assert 'class="vega-embed' in seen.first  # the pipeline
+    categories = ["1. Tables", "2. Figures", "3. Examples", "4. Configuration"]
+    assert sorted(name for name in seen.pages if name[0].isdigit()) == categories
+    figures = {name: text for name, text in seen.pages.items() if name.endswith(".png")}
+    assert len(figures) == 3 + 2 * 3
+    for name, text in figures.items():
+        assert re.search(r"image [1-9]\d\d+ x [1-9]\d\d+", text), name
+    assert "frames 1" in seen.pages["results/shapes/summary.html"]
+    assert "learning_rate: 0.001" in seen.pages["results/shapes/config/student-a.yaml"]
+    captions = [text for name, text in seen.pages.items() if name.startswith("results/")]
+    assert all(len(text.partition("DESCRIPTION")[2]) > 150 for text in captions)
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_numbers(finished: Path, tmp_path: Path) -> None:

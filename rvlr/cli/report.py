@@ -20,18 +20,21 @@ def summarise(
     comparisons: Annotated[Path, typer.Option(help="Differences between trained runs, one row per pair and metric.")],
     markdown: Annotated[Path, typer.Option(help="The tables for readers.")],
     text: Annotated[Path, typer.Option(help="The table for the terminal.")],
+    html: Annotated[Path | None, typer.Option(help="The tables for readers, as a page for browsers.")] = None,
     log_file: LogFile = None,
 ) -> None:
     """Write the tables. Mean and standard deviation over seeds, and differences between trained runs."""
     log.setup(log_file)
     check_paths(
         {"EVALUATIONS": evaluations, "--log-file": log_file},
-        {"--csv": csv, "--comparisons": comparisons, "--markdown": markdown, "--text": text},
+        {"--csv": csv, "--comparisons": comparisons, "--markdown": markdown, "--html": html, "--text": text},
     )
-    from rvlr.report import results, tables
+    from rvlr.report import page, results, tables
 
     found = results.read(evaluations)
     tables.summarise(found, csv, comparisons, markdown)
+    if html is not None:
+        files.write_text(html, page.of_markdown(files.read_text(markdown)))
     files.write_text(text, tables.table(found))
 
 

@@ -114,6 +114,21 @@ def reference_of(trained: Sequence[str]) -> str:
     return BASELINE if BASELINE in trained else trained[0]
 
 
+def intervals_of(splits: Sequence[Sources], run: str, prefix: str = "") -> dict[str, tuple[float, float]]:
+    """The 95 % interval of every reported metric of one run, in percent, over what `Comparison.covers` lists.
+
+    Arguments and errors are those of `compare_runs`.
+    """
+    parts = []
+    for sources in splits:
+        seeds = [read(*source, prefix) for source in sources[run].values()]
+        for one in seeds[1:]:
+            _check_same_queries(one, seeds[0])
+        parts.append(intervals.estimate([np.stack([one.sums for one in seeds])], seeds[0].counts, MIX))
+    low, high = intervals.average(parts).interval()
+    return dict(zip(REPORTED, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+
+
 def _read_split(sources: Sources, trained: Sequence[str], prefix: str) -> dict[str, dict[int, PerImage]]:
     values = {run: {seed: read(*source, prefix) for seed, source in sources[run].items()} for run in trained}
     first, *others = (one for seeds in values.values() for one in seeds.values())

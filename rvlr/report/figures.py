@@ -59,18 +59,19 @@ class _Curves:
         return self.val[self.selected_by]
 
 
-def plot_losses(metrics: Mapping[str, Path], output: Path) -> None:
-    """Plot the loss terms of every run and the score on val that selected its weights, one panel per run. All panels
-    have the same vertical axes.
+def plot_losses(metrics: Mapping[str, Sequence[Path]], output: Path) -> None:
+    """Plot the loss terms of every run and the score on val that selected its weights, one panel per run, with the
+    trainings of all seeds. All panels have the same vertical axes.
 
-    metrics: name of the run -> its `metrics.jsonl`. Raises UserError naming a file that is not a training log, or that
-    does not belong to the training beside it.
+    metrics: name of the run -> the `metrics.jsonl` of each seed. Raises UserError naming a file that is not a training
+    log, or that does not belong to the training beside it.
     """
     if not metrics:
         raise UserError("no training logs given; name at least one metrics.jsonl")
-    for path in metrics.values():
+    for path in (path for paths in metrics.values() for path in paths):
         consistency.check_metrics(path)
-    curves = {run: _read_curves(path) for run, path in metrics.items()}
+    curves = {run: [_read_curves(path) for path in paths] for run, paths in metrics.items()}
+    every = [one for seeds in curves.values() for one in seeds]
     columns = 2 if len(curves) == 4 else min(len(curves), 3)
     rows = math.ceil(len(curves) / columns)
     figure = Figure(
@@ -79,21 +80,21 @@ def plot_losses(metrics: Mapping[str, Path], output: Path) -> None:
         layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08),
     )
     grid = figure.add_gridspec(rows, columns)
-    score_limit = 1.22 * max(1.0, *(one.score.max() for one in curves.values()))
-    lowest, highest = _loss_range([one.train for one in curves.values()])
-    for index, (run, one) in enumerate(curves.items()):
+    score_limit = 1.22 * max(1.0, *(one.score.max() for one in every))
+    lowest, highest = _loss_range([one.train for one in every])
+    for index, (run, seeds) in enumerate(curves.items()):
         cell = grid[index // columns, index % columns].subgridspec(2, 1, height_ratios=(2, 1))
         losses, score = cell.subplots(sharex=True, squeeze=False)[:, 0]
-        style.set_title(losses, run)
-        _draw_losses(losses, one.train, lowest, highest)
-        _draw_score(score, one.score, score_limit)
+        style.set_title(losses, run if len(seeds) == 1 else f"{run}, {len(seeds)} seeds")
+        _draw_losses(losses, [one.train for one in seeds], lowest, highest)
+        _draw_score(score, [one.score for one in seeds], score_limit)
         if index + columns >= len(curves):
             score.set_xlabel("step")
         if index % columns == 0:
             losses.set_ylabel("train loss")
-        if index % columns == 0 or one.selected_by != "r_mean":
-            score.set_ylabel(SELECTED_BY[one.selected_by])
-    shown = [term for term in TERMS if any(term in one.train for one in curves.values())]
+        if index % columns == 0 or seeds[0].selected_by != "r_mean":
+            score.set_ylabel(SELECTED_BY[seeds[0].selected_by])
+    shown = [term for term in TERMS if any(term in one.train for one in every)]
     handles = [Line2D([], [], color=_term_colour(term), lw=2.2, label=term) for term in shown]
     handles.insert(0, Line2D([], [], color="black", lw=2.2, label="loss (weighted sum)"))
     handles.append(Line2D([], [], color="black", marker="o", lw=0, label="step whose weights were kept"))
@@ -101,15 +102,20 @@ def plot_losses(metrics: Mapping[str, Path], output: Path) -> None:
     style.save(figure, output)
 
 
-def named_by_folder(metrics: Sequence[Path]) -> dict[str, Path]:
-    """The training logs by the names of their folders. Raises UserError if two folders have the same name."""
-    named: dict[str, Path] = {}
+def named_by_folder(metrics: Sequence[Path]) -> dict[str, list[Path]]:
+    """The training logs by the names of their folders, each of several seeds. Raises UserError if two of the same name
+    do not lie in folders of different seeds."""
+    named: dict[str, dict[str, Path]] = {}
     for path in metrics:
-        name = path.absolute().parent.name
-        other = named.setdefault(name, path)
-        if other is not path:
-            raise UserError(f"{other} and {path} are both named {name!r}; give one")
-    return named
+        folder = path.absolute().parent
+        seeds = named.setdefault(folder.name, {})
+        # without such a folder above it, a log is the only one of its name
+        seed = folder.parent.name if consistency.SEED.fullmatch(folder.parent.name) else ""
+        for known, other in seeds.items():
+            if seed in ("", known) or not known:
+                raise UserError(f"{other} and {path} are both named {folder.name!r}; give one")
+        seeds[seed] = path
+    return {name: [*seeds.values()] for name, seeds in named.items()}
 
 
 def _read_curves(path: Path) -> _Curves:
@@ -144,15 +150,18 @@ def _term_colour(term: str) -> str:
     return style.TERM_COLOURS[TERMS.index(term)]
 
 
-def _draw_losses(axes: Axes, train: pd.DataFrame, lowest: float, highest: float) -> None:
-    """Draw each term twice: as measured, in a faint line, and smoothed: the centred mean over 1/25 of the run.
+def _draw_losses(axes: Axes, trains: Sequence[pd.DataFrame], lowest: float, highest: float) -> None:
+    """Draw each term smoothed, by the centred mean over 1/25 of the run, and in faint lines what that hides: of one
+    seed the term as measured, of several the smoothed term of each, whose mean is the strong line.
 
     The line of the total is wider, so that it stays visible behind the line of a single term."""
-    colours = {"loss": "black", **{term: _term_colour(term) for term in TERMS if term in train}}
+    colours = {"loss": "black", **{term: _term_colour(term) for term in TERMS if term in trains[0]}}
     for term, colour in colours.items():
-        smooth = train[term].rolling(max(1, len(train) // 25), center=True, min_periods=1).mean()
-        axes.plot(train.index, train[term], color=colour, lw=0.6, alpha=0.3)
-        axes.plot(train.index, smooth, color=colour, lw=2.8 if term == "loss" else 1.6)
+        smooth = [train[term].rolling(max(1, len(train) // 25), center=True, min_periods=1).mean() for train in trains]
+        for faint in smooth if len(trains) > 1 else [trains[0][term]]:
+            axes.plot(faint.index, faint, color=colour, lw=0.6, alpha=0.3 if len(trains) == 1 else 0.55)
+        mean = _mean(smooth)
+        axes.plot(mean.index, mean, color=colour, lw=2.8 if term == "loss" else 1.6)
     axes.set_yscale("log", nonpositive="mask")
     axes.set_ylim(lowest, highest)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if highest / lowest > 300 else (1.0, 2.0, 5.0)))
@@ -162,13 +171,22 @@ def _draw_losses(axes: Axes, train: pd.DataFrame, lowest: float, highest: float)
     style.clear_frame(axes)
 
 
-def _draw_score(axes: Axes, score: "pd.Series[float]", limit: float) -> None:
-    """Draw a score on val and mark the best value, whose weights the training kept."""
-    best = int(score.argmax())
-    step, highest = score.index[best], score.iloc[best]
-    axes.plot(score.index, score, color="#444444", lw=1.6, marker=".", ms=5)
-    axes.plot([step], [highest], color="black", marker="o", ms=6)
-    axes.annotate(f"{highest:.1f}", (step, highest), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=9)
+def _mean(seeds: "Sequence[pd.Series[float]]") -> "pd.Series[float]":
+    """The mean of a value over seeds, at the steps that all of them have: a training may stop early."""
+    return pd.concat(seeds, axis=1, join="inner").mean(axis=1)
+
+
+def _draw_score(axes: Axes, scores: "Sequence[pd.Series[float]]", limit: float) -> None:
+    """Draw a score on val, a line a seed, and mark each best value, whose weights the training kept."""
+    alone = len(scores) == 1
+    for score in scores:
+        best = int(score.argmax())
+        step, highest = score.index[best], score.iloc[best]
+        axes.plot(score.index, score, color="#444444", lw=1.6 if alone else 0.8, marker=".", ms=5 if alone else 3)
+        axes.plot([step], [highest], color="black", marker="o", ms=6 if alone else 4.5)
+        if score is max(scores, key=lambda one: one.max()):
+            label, above = f"{highest:.1f}", (0, 6)
+            axes.annotate(label, (step, highest), above, textcoords="offset points", ha="center", fontsize=9)
     axes.margins(x=0.04)
     axes.set_ylim(0, limit)
     axes.grid(alpha=0.25)
@@ -185,9 +203,9 @@ class _BarStyle(TypedDict):
 
 
 def plot_three_ways(results: Results, output: Path) -> None:
-    """Plot recall, single-modal NDCG and mixed NDCG of every run as bars, with standard deviations over seeds.
+    """Plot recall, single-modal NDCG and mixed NDCG of every run as bars, with 95 % intervals.
 
-    Raises UserError if the results lack the protocol `corrected`.
+    Raises UserError if the results lack the protocol `corrected`, or as `Results.intervals`.
     """
     if PROTOCOL not in results.scores:
         found = ", ".join(results.scores)
@@ -201,10 +219,10 @@ def plot_three_ways(results: Results, output: Path) -> None:
         tall, x = unit * len(columns), left + index * (width + gap)
         box = (x / BARS_WIDTH, 1 - (top + tall) / height, width / BARS_WIDTH, tall / height)
         _draw_panel(figure.add_axes(box), title, columns, results)
-    averaged = f"mean and standard deviation over {results.averaged}" if results.averaged else "one seed"
+    averaged = f"mean ± standard deviation over {results.averaged}" if results.averaged else "one seed"
     headline = (
         f"Three-way retrieval on {results.where}, protocol {PROTOCOL}: {results.counts.images:,} images, "
-        f"{results.counts.captions:,} captions; {averaged}"
+        f"{results.counts.captions:,} captions; {averaged}; lines: 95 % intervals"
     )
     figure.text(left / BARS_WIDTH, 1 - 0.15 / height, headline, fontsize=12, va="top")
     figure.legend(
@@ -234,11 +252,17 @@ def _bar_style(run: str, results: Results) -> _BarStyle:
     return {"facecolor": palette[colour], "edgecolor": "white", "hatch": hatch}
 
 
+def _end(results: Results, run: str, metric: str) -> float:
+    """Where the bar and its interval end."""
+    high = results.intervals[run][metric][1] if run in results.intervals else 0.0
+    return max(results.scores[PROTOCOL][run][metric].mean, min(high, 100.0))
+
+
 def _draw_panel(axes: Axes, title: str, columns: Mapping[str, str], results: Results) -> None:
     runs, scores = results.runs, results.scores[PROTOCOL]
     step = 1 / (len(runs) + 1.2)
-    furthest = max(one.mean + (one.std or 0) for run in runs for m, one in scores[run].items() if m in columns.values())
-    limit = 1.3 * max(furthest, 1.0)
+    furthest = max(_end(results, run, m) for run in runs for m in columns.values() if m in scores[run])
+    limit = 1.3 * max(min(furthest, 100.0), 1.0)
     for group, metric in enumerate(columns.values()):
         for index, run in enumerate(runs):
             score = scores[run].get(metric)
@@ -246,9 +270,17 @@ def _draw_panel(axes: Axes, title: str, columns: Mapping[str, str], results: Res
                 continue
             y = group + (index - (len(runs) - 1) / 2) * step
             axes.barh(y, score.mean, height=step * 0.92, linewidth=0, **_bar_style(run, results))
-            if score.std is not None:
-                axes.errorbar(score.mean, y, xerr=score.std, color="black", elinewidth=1, capsize=2)
-            axes.text(score.mean + (score.std or 0) + limit * 0.015, y, str(score), va="center", fontsize=9)
+            if run in results.intervals:
+                low, high = results.intervals[run][metric]
+                axes.errorbar(
+                    score.mean,
+                    y,
+                    xerr=[[max(score.mean - max(low, 0), 0)], [max(min(high, 100) - score.mean, 0)]],
+                    color="black",
+                    elinewidth=1,
+                    capsize=2,
+                )
+            axes.text(_end(results, run, metric) + limit * 0.015, y, str(score), va="center", fontsize=9)
     style.set_title(axes, f"{title}, %")
     axes.set_yticks(range(len(columns)), list(columns), fontsize=11)
     axes.set_ylim(len(columns) - 0.5, -0.5)

@@ -113,6 +113,13 @@ class Results:
         return self._compare(self.sources, HEADLINE_METRICS) if PROTOCOL in self.scores else []
 
     @cached_property
+    def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """run -> metric of the protocol `PROTOCOL` -> its 95 % interval, see `compare.intervals_of`; not of raw
+        features. Raises UserError as `comparisons`."""
+        found = self.scores.get(PROTOCOL, {})
+        return {run: compare.intervals_of(self.sources, run) for run in found if run not in self.features}
+
+    @cached_property
     def scene_comparisons(self) -> list[Comparison]:
         """The same by scenes; none without the protocol `SCENES`. Recalls, which do not differ, are not counted."""
         if SCENES not in self.scores:

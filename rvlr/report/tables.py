@@ -376,11 +376,11 @@ def table(results: Results) -> str:
             groups = [" ".join(f"{cell:>{width}}" for cell in group) for group in row]
             lines.append("   ".join([f"{name:<{longest}}", *groups]).rstrip())
     for one in results.comparisons:
-        lines += ["", *textwrap.wrap(_verdict(one), TERMINAL_WIDTH, break_on_hyphens=False)]
+        lines += ["", *textwrap.wrap(verdict(one), TERMINAL_WIDTH, break_on_hyphens=False)]
     return "\n".join(lines)
 
 
-def _verdict(one: Comparison) -> str:
+def verdict(one: Comparison) -> str:
     """In which of the most important metrics a run is above or below its reference, in a sentence or two."""
     words = {"images": "test images", "seeds": "seeds", "splits": "splits"}
     covered = f"95 % intervals over {', '.join(words[source] for source in one.covers)}"

@@ -284,10 +284,10 @@ RECORDS = [
     ),
     _case("a log with a line less", _cut(f"{A}/{LOG}", 44), LOG_A, "not the log of the training", command=_losses()),
     _case(
-        "logs of two seeds of a run",
+        "a log that is given twice",
         None,
         "are both named 'student-a'",
-        command=_losses(f"{A}/{LOG}", f"{RUNS[1]}/{LOG}"),
+        command=_losses(f"{A}/{LOG}", f"{A}/{LOG}"),
     ),
     _case("a pool of one folder", None, "1 folder of results given", command=_pool("results/tiny")),
     _case(

@@ -1,12 +1,14 @@
 # Settings, and the functions that rules take their inputs and parameters from.
 
 import json
+import mimetypes
 import os
 import re
 import shlex
 import sys
 from pathlib import Path
 
+import yaml
 from snakemake.logging import logger
 
 # Stages run under the Python that runs Snakemake, also where its environment is not activated, and import the package
@@ -82,6 +84,7 @@ if __name__ is None and workflow.is_main_process:
     terminal.install(logger, workflow.output_settings)
 
 SETTINGS = read_settings()
+REPORTING = any(argument.partition("=")[0] == "--report" for argument in sys.argv)
 DATASET = SETTINGS.dataset.name
 RESULTS = f"results/{DATASET}"
 DOWNLOADS = str(SETTINGS.downloads)
@@ -135,8 +138,7 @@ def outdated_files():
         return []
     paths = map(Path, evaluation_files())
     found = checked(outdated.find, SETTINGS, SECTIONS, Path(RESULTS), paths)
-    reports = any(argument.partition("=")[0] == "--report" for argument in sys.argv)
-    if found and reports:
+    if found and REPORTING:
         fail(
             f"{', '.join(found)}: of other settings; run the workflow before its report"
         )
@@ -399,16 +401,17 @@ def rankings_files():
 
 
 def metrics_files():
-    """The training records that the loss curves are drawn from: those of the first seed."""
+    """The training records that the loss curves are drawn from, of every seed."""
     return expand(
-        f"{RESULTS}/seed{SETTINGS.seeds[0]}/{{run}}/metrics.jsonl",
+        f"{RESULTS}/seed{{seed}}/{{run}}/metrics.jsonl",
+        seed=SETTINGS.seeds,
         run=SETTINGS.trained_runs(),
     )
 
 
 def summary_files():
     """The tables; the first is shown at the end of the run."""
-    summary = multiext(f"{RESULTS}/summary", ".txt", ".md", ".csv")
+    summary = multiext(f"{RESULTS}/summary", ".txt", ".md", ".csv", ".html")
     return [*summary, f"{RESULTS}/comparisons.csv"]
 
 
@@ -443,3 +446,17 @@ def print_summary():
 
 
 OUTDATED = outdated_files()
+if REPORTING:
+    from rvlr.report import overview
+
+    mimetypes.add_type("application/yaml", ".yaml")  # or Snakemake warns of each file
+    # what the templates in workflow/report show; they see the configuration and nothing else
+    config["report_pages"] = {
+        "first": checked(
+            overview.page, Path(RESULTS), [*map(Path, evaluation_files())]
+        ),
+        "sections": {
+            name: yaml.safe_dump(section, sort_keys=False, allow_unicode=True)
+            for name, section in SECTIONS.items()
+        },
+    }

@@ -2,7 +2,12 @@ rule freeze_config:
     input:
         force_outdated_files,
     output:
-        "results/{dataset}/config/{section}.yaml",
+        report(
+            "results/{dataset}/config/{section}.yaml",
+            caption="../report/configuration.rst",
+            category="4. Configuration",
+            labels={"section": "{section}"},
+        ),
     log:
         "results/{dataset}/logs/config/{section}.log",
     localrule: True

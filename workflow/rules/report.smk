@@ -4,15 +4,23 @@ rule summarise:
         evaluations=evaluation_files(),
         rankings=rankings_files(),
     output:
+        html=report(
+            "results/{dataset}/summary.html",
+            caption="../report/summary.rst",
+            category="1. Tables",
+            labels={"table": "all tables, to read"},
+        ),
         csv=report(
             "results/{dataset}/summary.csv",
-            caption="../report/summary.rst",
-            category="Summary",
+            caption="../report/summary-csv.rst",
+            category="1. Tables",
+            labels={"table": "all numbers, CSV"},
         ),
         comparisons=report(
             "results/{dataset}/comparisons.csv",
             caption="../report/comparisons.rst",
-            category="Summary",
+            category="1. Tables",
+            labels={"table": "differences between models, CSV"},
         ),
         markdown="results/{dataset}/summary.md",
         text="results/{dataset}/summary.txt",
@@ -24,7 +32,7 @@ rule summarise:
         "../envs/rvlr.yaml"
     shell:
         "python -m rvlr summarise {input.evaluations} --csv {output.csv} --comparisons {output.comparisons} "
-        "--markdown {output.markdown} --text {output.text} --log-file {log}"
+        "--markdown {output.markdown} --html {output.html} --text {output.text} --log-file {log}"
 
 
 rule plot_losses:
@@ -35,7 +43,8 @@ rule plot_losses:
         report(
             "results/{dataset}/figures/losses.png",
             caption="../report/losses.rst",
-            category="Figures",
+            category="2. Figures",
+            labels={"figure": "curves of the trainings"},
         ),
     log:
         "results/{dataset}/logs/plot-losses.log",
@@ -51,11 +60,13 @@ rule plot_three_ways:
     input:
         shown="results/{dataset}/config/report.yaml",
         evaluations=evaluation_files(),
+        rankings=rankings_files(),
     output:
         report(
             "results/{dataset}/figures/three-ways.png",
             caption="../report/three-ways.rst",
-            category="Figures",
+            category="2. Figures",
+            labels={"figure": "three ways of retrieval, with intervals"},
         ),
     log:
         "results/{dataset}/logs/plot-three-ways.log",
@@ -76,7 +87,8 @@ rule plot_differences:
         report(
             "results/{dataset}/figures/differences.png",
             caption="../report/differences.rst",
-            category="Figures",
+            category="2. Figures",
+            labels={"figure": "differences between models, with intervals"},
         ),
     log:
         "results/{dataset}/logs/plot-differences.log",
@@ -98,14 +110,14 @@ rule draw_sheets:
         cross=report(
             "results/{dataset}/figures/{run}-cross-modal.png",
             caption="../report/sheet.rst",
-            category="Retrieved",
-            labels={"model": "{run}", "retrieval": "image and text"},
+            category="3. Examples",
+            labels={"model": "{run}", "retrieval": "between the modalities"},
         ),
         single=report(
             "results/{dataset}/figures/{run}-single-modal.png",
             caption="../report/sheet.rst",
-            category="Retrieved",
-            labels={"model": "{run}", "retrieval": "within a modality"},
+            category="3. Examples",
+            labels={"model": "{run}", "retrieval": "within one"},
         ),
     log:
         "results/{dataset}/logs/sheets-{run}.log",
