@@ -92,7 +92,7 @@ def test_facts_and_costs_are_those_of_the_records(folder: Path, evaluate: Evalua
         ["prepare", "1", "0.5 s", "0.00", "not measured"],
         ["teacher", "2", "2 h 0 min", "5.00", "2.00 GiB"],
         ["evaluate", "1", "36.0 s", "0.01", "0.50 GiB"],
-        ["all", "4", "2 h 1 min", "5.01", "2.00 GiB"],
+        ["all", "4", "2 h 0 min", "5.01", "2.00 GiB"],
     ]
 
 

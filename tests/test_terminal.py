@@ -82,7 +82,9 @@ def test_jobs_that_compute_nothing_and_snakemakes_routine_are_not_shown(lines: L
         assert shown(lines, record("routine", event=event)) is None
     for message in ("Select jobs to execute...", "Building DAG of jobs...", None):
         assert shown(lines, record(message)) is None
-    assert shown(lines, record("RuleException:\nCalledProcessError in file x: Command y", logging.ERROR)) is None
+    repeated = "RuleException:\nCalledProcessError in file x: Command y"
+    for event in (None, LogEvent.ERROR):
+        assert shown(lines, record(repeated, logging.ERROR, event=event)) is None
 
 
 def test_warnings_errors_and_unknown_messages_are_shown_as_they_are(lines: Lines) -> None:
@@ -216,6 +218,7 @@ def test_a_run_that_fails_shows_the_stage_its_log_and_no_block_of_snakemake(tmp_
     assert re.search(r"^\d\d:\d\d:\d\d train_teacher t, seed 0 failed after 0:\d\d$", said, re.MULTILINE)
     assert "    log: results/shapes/logs/seed0/teacher-t.log\n" in said
     assert not re.search(r"^    (jobid|input|output|shell|resources|wildcards):|^(local)?rule ", said, re.MULTILINE)
+    assert "CalledProcessError" not in said
     assert len(said.splitlines()) < 40
 
 

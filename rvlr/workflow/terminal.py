@@ -64,10 +64,10 @@ class Lines(logging.Formatter):
             self.jobs[job.jobid] = _Job(job.rule_name, _name(job.rule_name, job.wildcards), job.log, self.clock())
         if event == LogEvent.JOB_FINISHED:
             return not self._job(record).rule.endswith(UNSEEN)
-        if event is None:
-            return bool(record.msg) and not str(record.msg).startswith(
-                _CHATTER if record.levelno < logging.WARNING else _REPEATED
-            )
+        if str(record.msg).startswith(_REPEATED):
+            return False
+        if event is None and record.levelno < logging.WARNING:
+            return bool(record.msg) and not str(record.msg).startswith(_CHATTER)
         return event not in _ROUTINE and event != LogEvent.JOB_INFO
 
     def format(self, record: logging.LogRecord) -> str:
