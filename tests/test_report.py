@@ -532,11 +532,12 @@ def test_curves_show_the_score_that_selected_the_weights(tmp_path: Path) -> None
 
 
 def test_curves_show_every_seed_and_their_mean(tmp_path: Path) -> None:
-    """The strong line of the mean runs where no training of the two is."""
     first = log_of(tmp_path / "first.jsonl", {"itc": 1.0}, [10, 30, 20])
     second = log_of(tmp_path / "second.jsonl", {"itc": 3.0}, [30, 10])
-    (mean,) = {*figures._mean([figures._read_curves(path).train["itc"] for path in (first, second)])}
-    assert mean == 2.0
+    one, other = (figures._read_curves(path).train["itc"] for path in (first, second))
+    mean = figures._mean([one, other])  # the second is three times the first, and ends earlier
+    assert [*mean.index] == [*other.index] == [*one.index][: len(other)]
+    assert [*mean] == pytest.approx([2 * value for value in one[: len(other)]])
     strong = {}
     for name, paths in {"one": [first], "both": [first, second]}.items():
         figures.plot_losses({"student-b": paths}, tmp_path / f"{name}.png")
