@@ -446,7 +446,7 @@ def test_the_report_shows_its_table_and_every_page_in_a_browser(finished: Path, 
         "torch ",
     ):
         assert fact in first
-    assert 'class="vega-embed' in seen.first  # the pipeline
+    assert re.search(r'id="rulegraph" [^>]*vega-embed.*<canvas ', seen.first, re.DOTALL)  # the pipeline is drawn
     categories = ["1. Tables", "2. Figures", "3. Examples", "4. Configuration"]
     assert sorted(name for name in seen.pages if name[0].isdigit()) == categories
     figures = {name: text for name, text in seen.pages.items() if name.endswith(".png")}
