@@ -42,7 +42,7 @@ def fetch(
     given = {} if sources_file is None else config.load(sources_file, config.Sources)
     made = [downloads / path for path in (source.file, source.folder) if path is not None]
     check_apart({"--sources": sources_file, "--log-file": log_file}, {"--downloads": made})
-    log.logger.info("%s: %s. Terms: %s", name, source.about, source.terms)
+    log.progress("%s: %s. Terms: %s", name, source.about, source.terms)
     from rvlr.fetch import download, images
 
     origin = resolve(name, given.get(name))
