@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from itertools import combinations, product
 from pathlib import Path
 
@@ -75,9 +76,14 @@ def foreign(path: Path) -> Path | None:
     return None if path.is_file() and not path.is_symlink() and path.stat().st_size == 0 else path
 
 
-def lists(folder: Path, file: Path) -> bool:
-    """Whether the ledger of a folder lists a file in it, or in a folder below it."""
-    return file.relative_to(folder).as_posix() in _read(folder)
+def unlisted(files: Iterable[Path], root: Path) -> Iterator[Path]:
+    """Those of some files that no ledger lists, neither of their folder nor of one above it up to `root`. Each ledger
+    is read once: that of a folder of images is long."""
+    read = cache(_read)
+    for file in files:
+        above = list(file.parents)
+        if not any(file.relative_to(folder).as_posix() in read(folder) for folder in above[: above.index(root) + 1]):
+            yield file
 
 
 def record(path: Path) -> None:

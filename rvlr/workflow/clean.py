@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -275,18 +276,11 @@ def _owned(
     results: _Results, kind: str, paths: Sequence[Path], seconds: float | None, after: float | None = 0.0
 ) -> Item:
     """An item, which stays if there is something in it that `rvlr` did not make."""
-    mine = next((file for path in paths for file in _foreign(path, results.folder)), None)
+    found = [file for path in paths for file in _walk(path)]
+    links = (file for file in found if file.is_symlink())
+    mine = next(chain(links, ownership.unlisted(found, results.folder)), None)
     kept = f"{mine} is not something that rvlr made; move it elsewhere" if mine is not None else ""
     return _item(results, kind, paths, seconds, after, kept)
-
-
-def _foreign(path: Path, root: Path) -> Iterator[Path]:
-    """The files and links at and below `path` that are in no ledger of a folder from their own up to `root`."""
-    for file in _walk(path):
-        above = list(file.parents)
-        ledgers = above[: above.index(root) + 1]
-        if file.is_symlink() or not any(ownership.lists(folder, file) for folder in ledgers):
-            yield file
 
 
 def _walk(path: Path) -> Iterator[Path]:
