@@ -34,7 +34,7 @@ def lease(count: int, required: bool = False) -> list[int]:
     """
     visible = _visible()
     if not visible:
-        check(required)
+        _refuse(required)
         if count > max(2, environment.cores()):
             raise UserError(
                 f"processes: {count} need as many GPUs, or cores where there is none; no GPU and {environment.cores()} "
@@ -60,8 +60,12 @@ def lease(count: int, required: bool = False) -> list[int]:
 
 def check(required: bool) -> None:
     """Raise UserError if no GPU is visible, and the configuration says `gpu: required` or a scheduler gave one."""
-    if _visible():
-        return
+    if not _visible():
+        _refuse(required)
+
+
+def _refuse(required: bool) -> None:
+    """Raise UserError where the CPU may not be used; no GPU is visible."""
     if required:
         raise UserError(
             f"gpu: required, but {_none()}; run on a machine with a GPU, or set gpu: optional to compute on the CPU"

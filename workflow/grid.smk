@@ -65,10 +65,8 @@ rule tables:
 
 # As in workflow/Snakefile, of which Snakemake takes the rules alone.
 onstart:
-    if workflow.is_main_process and workflow.local_exec:
-        for study in map(study_of, STUDIES):
-            if study.SETTINGS.gpu == "required":
-                study.checked(study.devices.check, True)
+    for name in STUDIES:
+        study_of(name).check_gpu()
 
 
 onsuccess:

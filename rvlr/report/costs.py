@@ -7,7 +7,7 @@ its last part only.
 """
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,10 @@ ORDER = [
     "sheets",
 ]
 """The stages in the order of the pipeline, by the first word of their benchmark file."""
+
+
+Gpus = Mapping[tuple[str, int | None], int]
+"""How many GPUs a stage used, by its name and seed; those that are not in it used none."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,13 @@ class Total:
 def read(folder: Path) -> list[Stage]:
     """All stages of `results/{dataset}`, in the order of the pipeline. Raises UserError naming a file that is no
     benchmark file."""
-    return sorted((_stage(path) for path in (folder / "benchmarks").rglob("*.tsv")), key=lambda stage: stage.position)
+    return sorted(
+        (read_stage(path) for path in (folder / "benchmarks").rglob("*.tsv")), key=lambda stage: stage.position
+    )
 
 
-def _stage(path: Path) -> Stage:
+def read_stage(path: Path) -> Stage:
+    """The stage of a benchmark file. Raises UserError if it is none, OSError if it cannot be read."""
     seed = path.parent.name.removeprefix("seed")
     try:
         with path.open(encoding="utf-8", newline="") as stream:
@@ -80,19 +87,20 @@ def _stage(path: Path) -> Stage:
             seconds=seconds,
             memory=None if memory in ("NA", "-") else float(memory),
         )
-    except (StopIteration, KeyError, ValueError):
+    except (StopIteration, KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not a benchmark file of Snakemake; remove it, or run its stage again") from None
 
 
-def totals(stages: Iterable[Stage], gpus: Mapping[tuple[str, int | None], int]) -> list[Total]:
-    """The stages added up by kind. gpus: (name, seed) -> how many GPUs a stage used; others used none."""
+def totals(stages: Iterable[Stage], gpus: Gpus) -> list[Total]:
+    """The stages added up by kind."""
     kinds: dict[str, list[Stage]] = {}
     for stage in stages:
         kinds.setdefault(stage.kind, []).append(stage)
-    return [_add(kind, group, gpus) for kind, group in kinds.items()]
+    return [add(kind, group, gpus) for kind, group in kinds.items()]
 
 
-def _add(kind: str, stages: list[Stage], gpus: Mapping[tuple[str, int | None], int]) -> Total:
+def add(kind: str, stages: Sequence[Stage], gpus: Gpus) -> Total:
+    """All of some stages, under the name `kind`."""
     measured = [stage.memory for stage in stages if stage.memory is not None]
     hours = sum(stage.seconds * gpus.get((stage.name, stage.seed), 0) for stage in stages) / 3600
     return Total(kind, len(stages), sum(stage.seconds for stage in stages), max(measured, default=None), hours)

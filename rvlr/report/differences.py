@@ -11,10 +11,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from rvlr.errors import UserError
+from rvlr.evaluation.headlines import HEADLINES
 from rvlr.report import style
 from rvlr.report.compare import Comparison, Difference
 from rvlr.report.intervals import LEVEL
-from rvlr.report.results import HEADLINES, PROTOCOL, Results
+from rvlr.report.results import PROTOCOL, Results
 
 METRICS = {name: metric for columns in HEADLINES for name, metric in columns.items()}
 LIST_OF = {"ndcg@10": " NDCG@10"}  # what the short names of the lists leave out

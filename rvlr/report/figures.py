@@ -20,8 +20,9 @@ from pydantic import BaseModel, ValidationError
 
 from rvlr import config
 from rvlr.errors import UserError, show
+from rvlr.evaluation.headlines import HEADLINES
 from rvlr.report import consistency, style
-from rvlr.report.results import HEADLINES, PROTOCOL, Results
+from rvlr.report.results import PROTOCOL, Results
 
 SELECTED_BY = {"balanced": "val balanced, %", "r_mean": "val R-mean, %"}
 """The scores on val that may select weights, the first that a log has, and what the axis is called."""

@@ -8,7 +8,6 @@ of a column, and no difference of it is marked: its mean is over other trainings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +18,7 @@ from rvlr.errors import UserError
 from rvlr.evaluation.protocols import SCENES
 from rvlr.report import compare, intervals, results, tables
 from rvlr.report.compare import Comparison, Difference
-from rvlr.report.pool import TEST, read_report
+from rvlr.report.pool import TEST, check_distinct, read_report
 from rvlr.report.results import PROTOCOL, Results
 
 PROTOCOLS = (PROTOCOL, "paper")
@@ -127,9 +126,7 @@ def read(folders: Sequence[Path], protocol: str = PROTOCOL) -> Tables:
     protocol: one of `PROTOCOLS`; differences are known of `corrected` alone. Raises UserError as `results.read`, if a
     folder is no folder of results or is given twice, or if nothing at all was evaluated.
     """
-    for one, other in combinations(folders, 2):
-        if one.resolve() == other.resolve():
-            raise UserError(f"{one} and {other} are the same folder; give each once")
+    check_distinct(folders)
     names = [folder.resolve().name for folder in folders]
     if len({*names}) < len(names):
         names = [str(folder) for folder in folders]

@@ -14,10 +14,10 @@ from typing import Any
 from rvlr import files
 from rvlr.config import runs
 from rvlr.errors import UserError
-from rvlr.evaluation import headlines
+from rvlr.evaluation.headlines import HEADLINES
 from rvlr.report import costs, tables
 from rvlr.report import results as evaluations_of
-from rvlr.report.results import PROTOCOL, Results, Score
+from rvlr.report.results import PROTOCOL, Results
 
 WAYS = ("between the modalities", "within one, NDCG@10", "mixed, NDCG@10")
 INTRODUCTION = (
@@ -70,6 +70,8 @@ def page(folder: Path, evaluations: Sequence[Path]) -> str:
         raise UserError(f"{missing[0]}: not there yet; run the workflow before its report")
     results, records = evaluations_of.read(evaluations), [*_records(folder, evaluations)]
     stages = costs.read(folder)
+    gpus: costs.Gpus = {(record.stage, record.seed): record.gpus for record in records}
+    everything = costs.add("all", stages, gpus)
     parts = [
         f"<h1>{escape(folder.name)}: retrieval in three ways</h1>",
         f"<p>{INTRODUCTION}</p>",
@@ -78,9 +80,9 @@ def page(folder: Path, evaluations: Sequence[Path]) -> str:
         f"<p>{READING}</p>",
         *(f"<p>{escape(tables.verdict(one))}</p>" for one in results.comparisons),
         "<h2>What they are results of</h2>",
-        _facts(_about(folder, results, records, stages)),
+        _facts(_about(folder, results, records, everything)),
         "<h2>Time and memory</h2>",
-        _costs(stages, records),
+        _costs([*costs.totals(stages, gpus), everything]),
         f"<p>{COSTS}</p>",
         "<h2>Pipeline</h2>",
         f"<p>{PIPELINE}</p>",
@@ -97,18 +99,14 @@ def _scores(results: Results) -> str:
     if scores is None:
         raise UserError(f"the evaluations have no protocol {PROTOCOL!r}; run the evaluate stage again")
     groups = "".join(
-        f'<th colspan="{len(columns)}">{escape(way)}</th>'
-        for way, columns in zip(WAYS, headlines.HEADLINES, strict=True)
+        f'<th colspan="{len(columns)}">{escape(way)}</th>' for way, columns in zip(WAYS, HEADLINES, strict=True)
     )
-    shown = {name: metric for columns in headlines.HEADLINES for name, metric in columns.items()}
-    best = {
-        metric: max((f"{scores[run][metric].mean:.1f}" for run in scores if results.is_trained(run)), key=float)
-        for metric in shown.values()
-        if any(map(results.is_trained, scores))
-    }
+    shown = {name: metric for columns in HEADLINES for name, metric in columns.items()}
+    trained = {run: found for run, found in scores.items() if results.is_trained(run)}
+    best = {metric: tables.best(trained, metric) for metric in shown.values()}
     rows = [
-        [escape(run), *(_score(scores[run].get(m), results.is_trained(run), best.get(m)) for m in shown.values())]
-        for run in scores
+        [escape(run), *(_cell(tables.text_of(found, metric), run in best[metric]) for metric in shown.values())]
+        for run, found in scores.items()
     ]
     head = f'<tr class="groups"><th></th>{groups}</tr>{_row(["model", *map(escape, shown)], "th")}'
     averaged = f", mean ± standard deviation over {results.averaged}" if results.averaged else ", one seed"
@@ -116,10 +114,8 @@ def _scores(results: Results) -> str:
     return f'<p>{escape(note)}.</p><div class="wide" id="headline-table">{_table(head, rows)}</div>'
 
 
-def _score(score: Score | None, trained: bool, best: str | None) -> str:
-    if score is None:
-        return "–"
-    return f"<b>{score}</b>" if trained and f"{score.mean:.1f}" == best else str(score)
+def _cell(text: str, best: bool) -> str:
+    return f"<b>{text}</b>" if best else text
 
 
 # --- facts --------------------------------------------------------------------------------------------------
@@ -142,9 +138,7 @@ def _records(folder: Path, evaluations: Sequence[Path]) -> Iterator[_Record]:
                 yield _Record(f"{name}-{runs.name(run)}", seed, files.read_json(index)["provenance"], processes)
 
 
-def _about(
-    folder: Path, results: Results, records: Sequence[_Record], stages: Sequence[costs.Stage]
-) -> dict[str, list[str]]:
+def _about(folder: Path, results: Results, records: Sequence[_Record], everything: costs.Total) -> dict[str, list[str]]:
     """What a reader must know to judge the numbers or to repeat them: name -> one or more values."""
     about = files.read_json(folder / "splits/dataset.json")
     counts = [
@@ -160,7 +154,6 @@ def _about(
     pythons = _distinct(f"rvlr {one.get('rvlr')}, Python {one.get('python')}" for one in made)
     processors = _distinct(one.get("processor") or one.get("machine") or "unknown" for one in made)
     gpus = _distinct(one["gpu"] for one in made if one.get("gpu")) or ["none: computed on the CPU"]
-    hours = sum(total.gpu_hours for total in _totals(stages, records))
     return {
         "Data set": [f"{folder.name} (kind {settings.get('kind', 'unknown')})", *counts, *results.notes],
         "Models": results.runs,
@@ -171,8 +164,8 @@ def _about(
             *versions,
         ],
         "Machine": [*processors, f"GPU: {', '.join(gpus)}"],
-        "Wall time": [f"{_duration(sum(stage.seconds for stage in stages))}, all {len(stages)} stages added up"],
-        "GPU hours": [f"{hours:.2f}"],
+        "Wall time": [f"{_duration(everything.seconds)}, all {everything.stages} stages added up"],
+        "GPU hours": [f"{everything.gpu_hours:.2f}"],
     }
 
 
@@ -188,21 +181,8 @@ def _facts(facts: Mapping[str, Sequence[str]]) -> str:
 # --- costs --------------------------------------------------------------------------------------------------
 
 
-def _totals(stages: Sequence[costs.Stage], records: Sequence[_Record]) -> list[costs.Total]:
-    return costs.totals(stages, {(record.stage, record.seed): record.gpus for record in records})
-
-
-def _costs(stages: Sequence[costs.Stage], records: Sequence[_Record]) -> str:
-    """One row for each kind of stage, and their sum."""
-    totals = _totals(stages, records)
-    memories = [total.memory for total in totals if total.memory is not None]
-    everything = costs.Total(
-        "all",
-        sum(total.stages for total in totals),
-        sum(total.seconds for total in totals),
-        max(memories, default=None),
-        sum(total.gpu_hours for total in totals),
-    )
+def _costs(totals: Iterable[costs.Total]) -> str:
+    """One row for each kind of stage, and the last for all."""
     rows = [
         [
             escape(total.kind),
@@ -211,7 +191,7 @@ def _costs(stages: Sequence[costs.Stage], records: Sequence[_Record]) -> str:
             f"{total.gpu_hours:.2f}",
             "not measured" if total.memory is None else f"{total.memory / 1024:.2f} GiB",
         ]
-        for total in (*totals, everything)
+        for total in totals
     ]
     head = _row(["stage", "times run", "wall time", "GPU hours", "peak memory"], "th")
     return f'<div class="wide" id="costs">{_table(head, rows)}</div>'

@@ -41,9 +41,7 @@ def read(folders: Sequence[Path]) -> Results:
     """
     if len(folders) < 2:
         raise UserError(f"{len(folders)} folder of results given; give two or more, such as results/photos-0")
-    for one, other in combinations(folders, 2):
-        if one.resolve() == other.resolve():
-            raise UserError(f"{one} and {other} are the same folder; give each once")
+    check_distinct(folders)
     report = read_report(folders[0])
     for folder in folders[1:]:
         _check_settings(folders[0], folder, report.runs)
@@ -56,6 +54,13 @@ def read(folders: Sequence[Path]) -> Results:
         }
     )
     return replace(pooled, notes=[*pooled.notes, *notes])
+
+
+def check_distinct(folders: Sequence[Path]) -> None:
+    """Raise UserError if a folder is given twice, by whatever names."""
+    for one, other in combinations(folders, 2):
+        if one.resolve() == other.resolve():
+            raise UserError(f"{one} and {other} are the same folder; give each once")
 
 
 def read_report(folder: Path) -> Report:

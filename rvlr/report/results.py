@@ -13,7 +13,8 @@ from pathlib import Path
 
 from rvlr.config import runs
 from rvlr.errors import UserError
-from rvlr.evaluation import headlines, rankings
+from rvlr.evaluation import rankings
+from rvlr.evaluation.headlines import HEADLINES
 from rvlr.evaluation.inputs import OF_FEATURES
 from rvlr.evaluation.protocols import SCENES
 from rvlr.report import compare, consistency
@@ -23,7 +24,6 @@ from rvlr.report.consistency import RANKINGS, Counts, Evaluation
 PROTOCOL = "corrected"  # the protocol whose values are kept for every query
 SETTINGS = ("candidates", "subsets", "judgements")  # the settings of an evaluation that change its numbers
 JUDGEMENTS = ("cxc_sha256", "eccv_sha256")  # the digests of people's judgements
-HEADLINES = headlines.HEADLINES
 HEADLINE_METRICS = [metric for columns in HEADLINES for metric in columns.values()]
 LIST_HEADLINE_METRICS = [metric for columns in HEADLINES[1:] for metric in columns.values()]
 """Those that depend on relevance."""

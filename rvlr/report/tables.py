@@ -11,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from rvlr import files
+from rvlr.evaluation.headlines import HEADLINES
 from rvlr.evaluation.inputs import CROSS_MODAL
 from rvlr.evaluation.metrics import NDCG_CUTOFFS, RECALL_CUTOFFS
 from rvlr.evaluation.protocols import SCENES
 from rvlr.report.compare import Comparison
-from rvlr.report.results import HEADLINE_METRICS, HEADLINES, LIST_HEADLINE_METRICS, PROTOCOL, Results, Score
+from rvlr.report.results import HEADLINE_METRICS, LIST_HEADLINE_METRICS, PROTOCOL, Results, Score
 
 MEDIAN_RANKS = {"I→T median rank": "i2t_median_rank", "T→I median rank": "t2i_median_rank"}  # `paper` lacks these
 SECTIONS: dict[str, dict[str, str]] = {

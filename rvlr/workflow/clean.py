@@ -14,9 +14,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from rvlr import files, ownership
 from rvlr.config import runs
 from rvlr.errors import UserError
+from rvlr.report import costs
+from rvlr.report.consistency import SEED
 from rvlr.report.pool import Report, read_report
 from rvlr.training.folders import check_resume
 
@@ -30,7 +34,6 @@ KINDS = {
 }
 READ_BY_STAGES = ("cache", "features", "relevance")
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
-_SEED = re.compile(r"seed(\d+)")
 _FEATURES = ("features", "features-test")
 
 
@@ -107,12 +110,8 @@ def table(folder: Path, items: Sequence[Item]) -> str:
         (item.kind, item.name, _size(item.size), _time(item.seconds), _time(item.after) if item.after != 0 else "")
         for item in items
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        texts = [f"{text:<{width}}" for text, width in zip(row[:2], widths, strict=False)]
-        texts += [f"{text:>{width}}" for text, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(texts).rstrip())
+    columns = ("left", "left", "right", "right", "right")
+    lines = [tabulate(rows, headers="firstrow", tablefmt="plain", colalign=columns, disable_numparse=True)]
     lines += ["", f"{folder}: {size_of([item for item in items if not item.kept])} can be deleted"]
     kinds = dict.fromkeys(item.kind for item in items)
     lines += [f"  {kind}: {KINDS[kind]}" for kind in kinds]
@@ -192,7 +191,7 @@ def _resume(results: _Results) -> Iterator[Item]:
 
 def _orphans(results: _Results) -> Iterator[Item]:
     for path in _folders(results, "seed*/*"):
-        seed = _SEED.fullmatch(path.parent.name)
+        seed = SEED.fullmatch(path.parent.name)
         if seed is None or runs.PATTERN.fullmatch(path.name) is None or results.is_needed(int(seed[1]), path.name):
             continue
         stages = [path.name, f"evaluate-{path.name}"]
@@ -226,7 +225,7 @@ def _stages(run: str) -> list[str]:
 def _features(results: _Results) -> Iterator[Item]:
     for path in (path for kind in _FEATURES for path in _folders(results, f"seed*/teacher-*/{kind}")):
         seed, run = path.parent.parent.name, path.parent.name
-        number = _SEED.fullmatch(seed)
+        number = SEED.fullmatch(seed)
         if number is None or not results.is_needed(int(number[1]), run):
             continue  # an orphan as a whole
         teacher = runs.name(run)
@@ -332,9 +331,8 @@ def _remove_empty(path: Path, root: Path) -> None:
 def _benchmark(path: Path) -> float | None:
     """The seconds in a benchmark file of Snakemake; None if it is missing, or another file."""
     try:
-        header, values = files.read_text(path).splitlines()[:2]
-        return float(values.split("\t")[header.split("\t").index("s")])
-    except (UserError, ValueError, IndexError):
+        return costs.read_stage(path).seconds
+    except (UserError, OSError):
         return None
 
 

@@ -31,12 +31,12 @@ def fail(message):
 
 sys.path.insert(0, str(ROOT))
 try:
+    from rvlr import devices
     from rvlr.config import runs
     from rvlr.config.sources import CXC, SOURCES
     from rvlr.data import stored
     from rvlr.data.records import SPLITS
     from rvlr.errors import UserError
-    from rvlr import devices
     from rvlr.workflow import frozen, given, outdated, terminal
 except ImportError as error:
     fail(
@@ -285,6 +285,13 @@ def processes_of(wildcards):
 def gpu_option(wildcards, output):
     """The option of stages that run a model, if they may not do that on a CPU."""
     return "--require-gpu" if SETTINGS.gpu == "required" else ""
+
+
+def check_gpu():
+    """Fail where a GPU is required and there is none: not after hours, when the first stage that needs it starts. On a
+    cluster, the jobs say so themselves."""
+    if SETTINGS.gpu == "required" and workflow.is_main_process and workflow.local_exec:
+        checked(devices.check, True)
 
 
 def start_of_teacher(wildcards):
