@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as rvlr.__main__ does, an
 
 import pytest
 
-from rvlr import config, environment, files
+from rvlr import config, environment, files, log
 
 CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 if CORES and "PYTEST_XDIST_WORKER" in os.environ:
@@ -42,6 +43,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no process is left with one of them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """The package's log and Python's warnings as they were before the test: commands set them up for a whole process,
+    and with streams that are closed once the test is over."""
+    kept = {name: getattr(log.logger, name) for name in ("handlers", "level", "filters", "propagate")}
+    show = warnings.showwarning
+    yield
+    for handler in log.logger.handlers:
+        if handler not in kept["handlers"]:
+            handler.close()
+    vars(log.logger).update(kept)
+    log.logger.setLevel(kept["level"])  # which forgets what is enabled
+    warnings.showwarning = show
 
 
 @pytest.fixture

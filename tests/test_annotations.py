@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from rvlr.cli import app
 from rvlr.config.datasets import Counts
 from rvlr.errors import UserError
-from rvlr.log import logger
 
 ANY = Counts(train=None, val=None, test=None)
 IMAGES = ("val2014/a.jpg", "val2014/b.jpg")
@@ -34,11 +33,6 @@ class Role:
 
 LISTS = Role("val", COCO.model_copy(update={"counts": ANY}), "coco-val-captions", coco_contents)
 SINGLES = Role("train", FLICKR.model_copy(update={"counts": ANY}), "flickr30k-train-captions", flickr_contents)
-
-
-@pytest.fixture(autouse=True)
-def _no_closed_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logger, "handlers", [])  # those of a command before
 
 
 def lists(*more: Any, first: Any = "a dog") -> list[dict[str, Any]]:

@@ -172,7 +172,6 @@ sys.exit(5)
 
 def test_a_process_that_is_killed_is_named_once(caplog: pytest.LogCaptureFixture, monkeypatch) -> None:
     monkeypatch.setattr(launch.logger, "propagate", True)
-    monkeypatch.setattr(launch.logger, "handlers", [])  # what a log.setup of another test left
     assert launch.run(python("os.kill(os.getpid(), signal.SIGKILL) if rank else time.sleep(60)"), 2) == 128 + 9
     assert len(caplog.records) == 1
     assert "process 1 of 2 was ended by SIGKILL, as the system does when memory runs out" in caplog.text

@@ -133,14 +133,10 @@ def test_full_disk_is_said_of_the_file_that_could_not_be_written(tmp_path: Path)
 
 
 def test_log_file_whose_disk_is_full_is_given_up_and_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    handlers = log.logger.handlers
-    try:
-        log.setup(tmp_path / "a.log")
-        log.logger.handlers[1].setStream(Path("/dev/full").open("w")).close()  # noqa: SIM115 - the handler closes it
-        for _ in range(2):
-            log.logger.info("a message")
-    finally:
-        log.logger.handlers = handlers
+    log.setup(tmp_path / "a.log")
+    log.logger.handlers[1].setStream(Path("/dev/full").open("w")).close()  # noqa: SIM115 - the handler closes it
+    for _ in range(2):
+        log.logger.info("a message")
     said = capsys.readouterr().err
     assert said.count("a message") == 2
     assert said.count("a.log: cannot be written ([Errno 28] No space left on device)") == 1

@@ -146,17 +146,6 @@ def test_snakemakes_log_file_keeps_everything(tmp_path: Path, monkeypatch: pytes
 # --- stages ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def restored() -> Any:
-    """The package's log as it was before the test."""
-    handlers, level, warn = log.logger.handlers, log.logger.level, warnings.showwarning
-    yield
-    for handler in log.logger.handlers:
-        handler.close()
-    log.logger.handlers, log.logger.level, warnings.showwarning = handlers, level, warn
-    log.logger.propagate = True
-
-
 def say(log_file: Path | None) -> None:
     log.setup(log_file)
     log.logger.info("a detail")
@@ -165,7 +154,6 @@ def say(log_file: Path | None) -> None:
     log.result("R-mean %.1f", 5)
 
 
-@pytest.mark.usefixtures("restored")
 def test_on_a_shared_terminal_a_stage_shows_progress_and_warnings_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,7 +168,6 @@ def test_on_a_shared_terminal_a_stage_shows_progress_and_warnings_with_its_name(
     assert log.last(path, "ERROR") is None
 
 
-@pytest.mark.usefixtures("restored")
 def test_alone_a_stage_shows_all_that_its_log_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +176,6 @@ def test_alone_a_stage_shows_all_that_its_log_has(
     assert capsys.readouterr().err == (tmp_path / "stage.log").read_text()
 
 
-@pytest.mark.usefixtures("restored")
 def test_a_warning_of_a_library_is_one_line_of_the_log(tmp_path: Path) -> None:
     log.setup(tmp_path / "stage.log")
     with warnings.catch_warnings():
